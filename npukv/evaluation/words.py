@@ -14,7 +14,7 @@ SPLITS = ("train", "held-out")
 
 
 def held_out(word: str) -> bool:
-    """Whether a word belongs to the held-out tenth: decided by the word alone, so that any text gives the same split."""
+    """Whether a word is in the held-out tenth: the word alone decides, so that any text gives the same split."""
     return zlib.crc32(word.encode()) % 10 == 0
 
 
