@@ -75,4 +75,4 @@ def _npu() -> Any:
     import torch
     import torch_npu  # noqa: F401
 
-    return torch.npu
+    return torch.npu  # type: ignore[attr-defined]

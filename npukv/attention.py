@@ -1,0 +1,90 @@
+"""The one attention function npukv registers with transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from npukv.errors import ModelError
+from npukv.ops.attention import causal_attention
+
+NAME = "npukv"
+
+
+def register() -> None:
+    """Make `NAME` known to transformers, with the mask function that goes with it. Calling again changes nothing."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, mask)
+
+
+def supports(config: Any) -> tuple[bool, str]:
+    """Whether a model's attention is the plain softmax that `attend` computes, and why (not)."""
+    config = config.get_text_config()
+    for name in ("attn_logit_softcapping", "attention_sinks", "use_sinks", "position_embedding_type_bias"):
+        if getattr(config, name, None):
+            return False, f"the model's attention has {name}"
+    if config.model_type in {"gpt_oss", "t5", "mt5", "bloom", "falcon", "mpt"}:
+        return False, f"{config.model_type} changes the scores inside its attention"
+    return True, "plain causal softmax attention"
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention contract: query [B, Hq, S, D]; key, value [B, Hkv, L, D]; returns [B, S, Hq, D].
+
+    No mask means bottom-right causal, for any S <= L. A mask is boolean [B, 1, S, L], True where to attend.
+    """
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise ModelError(
+                f"this model's attention uses {name}, which npukv's does not compute: load it with attention='sdpa'"
+            )
+    if attention_mask is None:
+        out = causal_attention(query, key, value, scaling)
+    else:
+        group = query.shape[1] // key.shape[1]
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query,
+            key.repeat_interleave(group, dim=1),
+            value.repeat_interleave(group, dim=1),
+            attn_mask=attention_mask,
+            scale=scaling,
+        )
+    return out.transpose(1, 2).contiguous(), None
+
+
+def mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Any = None,
+    attention_mask: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> torch.Tensor | None:
+    """None where attention is plain causal without padding (`attend` needs no mask then), else transformers' own.
+
+    A mask of its own per length would cost S x L booleans: 8 GB for a chunk of 8K over 1M keys.
+    """
+    from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+    aligned = kv_offset + kv_length == q_offset + q_length  # the last query is the last key
+    unpadded = attention_mask is None or bool(attention_mask.all())
+    if mask_function is causal_mask_function and aligned and unpadded:
+        return None
+    kwargs["allow_is_causal_skip"] = False
+    return sdpa_mask(
+        batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask=attention_mask, **kwargs
+    )

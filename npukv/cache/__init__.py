@@ -1,0 +1,1 @@
+"""KV caches for transformers, one file per method."""

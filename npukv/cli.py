@@ -1,0 +1,288 @@
+"""The command line: npukv ask, score, eval, sample, info.
+
+Commands import what they need when they run, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from npukv.errors import NpukvError
+
+if TYPE_CHECKING:
+    from npukv.text import Source
+
+app = typer.Typer(
+    help="Answer over inputs thousands of times longer than a model's context.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILE...", help="UTF-8 text files (.txt, .md); - reads standard input.")
+]
+Question = Annotated[str, typer.Option("--question", "-q", help="The question.")]
+Model = Annotated[str | None, typer.Option(help="Model folder or hub id.", show_default="the bundled model")]
+DeviceName = Annotated[str, typer.Option("--device", help="auto, npu, cuda or cpu.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="the device's fastest")]
+SegmentLength = Annotated[int | None, typer.Option("--segment", help="Tokens per segment.", show_default="context / 5")]
+Overlap = Annotated[int | None, typer.Option(help="Tokens two segments share.", show_default="segment / 6")]
+Measure = Annotated[str, typer.Option(help="certainty+question, certainty, question, or first (XL3M's own).")]
+Horizon = Annotated[int | None, typer.Option(help="Tokens to look ahead.", show_default="by measure")]
+AnswerPrefix = Annotated[str, typer.Option(help="Words the answer is made to begin with.")]
+Run = Annotated[Path | None, typer.Option(help="Directory that keeps the scores; an interrupted run resumes from it.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Segments per forward pass.", show_default="by free memory")]
+KeepOption = Annotated[str, typer.Option("--keep", help="Segments to answer from: a number, fill, or margin:NATS.")]
+Neighbours = Annotated[int, typer.Option(min=0, help="Also take this many segments beside each kept one.")]
+KeepHead = Annotated[bool, typer.Option("--keep-head", help="Always take the text's first segment.")]
+NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Greatest length of the answer.")]
+
+_MEASURE = "certainty+question"
+
+
+@app.command()
+def ask(
+    files: Files,
+    question: Question,
+    model: Model = None,
+    device: DeviceName = "auto",
+    dtype: Dtype = None,
+    segment: SegmentLength = None,
+    overlap: Overlap = None,
+    keep: KeepOption = "",
+    neighbours: Neighbours = 0,
+    keep_head: KeepHead = False,
+    measure: Measure = _MEASURE,
+    horizon: Horizon = None,
+    answer_prefix: AnswerPrefix = "",
+    max_new_tokens: NewTokens = 64,
+    run: Run = None,
+    batch: Batch = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the answer.")] = False,
+) -> None:
+    """Answer a question over texts of any length."""
+    source = _checked_input(files, question, measure)
+    from npukv.language_model import load
+    from npukv.progress import ProgressReport
+    from npukv.relevance.answer import KEEP, answer
+    from npukv.relevance.pick import parse_keep
+
+    wanted = parse_keep(keep or KEEP)
+    lm = load(model, device, dtype)
+    with ProgressReport() as progress:
+        given = answer(
+            lm,
+            source.text,
+            question,
+            keep=wanted,
+            neighbours=neighbours,
+            keep_head=keep_head,
+            max_new_tokens=max_new_tokens,
+            segment=segment,
+            overlap=overlap,
+            measure=measure,
+            horizon=horizon,
+            answer_prefix=answer_prefix,
+            run=run,
+            batch=batch,
+            progress=progress,
+            stream=None if as_json else _write,
+        )
+    used = [_place(source, part.start, part.end) | {"score": part.score} for part in given.segments]
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "answer": given.text,
+                    "segments": used,
+                    "tokens": given.tokens,
+                    "seconds": {name: round(value, 3) for name, value in given.seconds.items()},
+                    "device": lm.device.name,
+                    "model": lm.name,
+                },
+                ensure_ascii=False,
+            )
+        )
+    else:
+        _write("\n")
+        _summarise(given, used)
+    if not given.text:
+        raise NpukvError("the model gave no answer; try more segments (--keep), or a larger --max-new-tokens")
+
+
+@app.command()
+def score(
+    files: Files,
+    question: Question,
+    model: Model = None,
+    device: DeviceName = "auto",
+    dtype: Dtype = None,
+    segment: SegmentLength = None,
+    overlap: Overlap = None,
+    keep: KeepOption = "",
+    measure: Measure = _MEASURE,
+    horizon: Horizon = None,
+    answer_prefix: AnswerPrefix = "",
+    run: Run = None,
+    batch: Batch = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the scores along the text to this .png, .svg or .pdf.")
+    ] = None,
+) -> None:
+    """Score every segment of the texts; one JSON object per line, as they come."""
+    source = _checked_input(files, question, measure)
+    import numpy as np
+
+    from npukv.language_model import load
+    from npukv.progress import ProgressReport
+    from npukv.relevance.answer import KEEP
+    from npukv.relevance.measures import Measured
+    from npukv.relevance.pick import parse_keep, pick
+    from npukv.relevance.plan import make_plan
+    from npukv.relevance.plot import check_plot
+    from npukv.relevance.score import as_tokens, stream_scores
+    from npukv.relevance.scores import Scores
+
+    wanted = parse_keep(keep or KEEP)
+    if plot is not None:
+        check_plot(plot)
+    lm = load(model, device, dtype)
+    parts = []
+    with ProgressReport() as progress:
+        tokens = as_tokens(lm, source.text, progress)
+        plan = make_plan(
+            lm,
+            tokens,
+            (question,),
+            segment=segment,
+            overlap=overlap,
+            measure=measure,
+            horizon=horizon,
+            answer_prefix=answer_prefix,
+        )
+        for part in stream_scores(lm, plan, run=run, batch=batch, progress=progress):
+            windows = [plan.segments[i] for i in part.segments]
+            for record in Scores(question, windows, part.measured, measure).records():
+                _write(json.dumps(_place(source, record["start"], record["end"]) | record) + "\n")
+            parts.append(part)
+    if plot is not None:
+        order = np.argsort([i for part in parts for i in part.segments])
+        measured = Measured(
+            np.concatenate([part.measured.entropies for part in parts])[order],
+            np.concatenate([part.measured.question for part in parts])[order],
+        )
+        scores = Scores(question, plan.segments, measured, measure)
+        budget = lm.context - len(plan.prompts[0])
+        scores.plot(plot, pick(scores.values, scores.segments, budget, wanted))
+        print(f"drawn to {plot}", file=sys.stderr)
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Argument(help="Text file to write.")],
+    hide: Annotated[
+        list[str] | None, typer.Option(help="A sentence to hide at a random place; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random places.")] = 0,
+) -> None:
+    """Write the bundled text (1.2 million tokens), with sentences of yours hidden in it."""
+    from npukv import bundled
+    from npukv.errors import InputError
+
+    text, places = bundled.sample_text(), []
+    for number, sentence in enumerate(hide or []):
+        text, place = bundled.hide(text, sentence, seed + number)
+        places.append(f"hidden at character {place:,}: {sentence}")
+    try:
+        out.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another file") from None
+    for line in [f"{out}: {len(text):,} characters", *places]:
+        print(line, file=sys.stderr)
+
+
+@app.command()
+def info() -> None:
+    """Show versions, devices and which kernels serve what, for a look or a report."""
+    from npukv.environment import environment
+
+    print(json.dumps(environment(), indent=2, ensure_ascii=False))
+
+
+def _checked_input(files: list[str], question: str, measure: str) -> Source:
+    """What can be refused before a model is loaded."""
+    from npukv.errors import InputError
+    from npukv.relevance.measures import check
+    from npukv.text import read_source
+
+    check(measure)
+    if not question.strip():
+        raise InputError("got an empty question, expected words; pass it with --question")
+    return read_source(files)
+
+
+def _place(source: Source, start: int, end: int) -> dict[str, Any]:
+    """Character offsets in the whole input, and the file with the offset in it where they begin."""
+    file, offset = source.locate(start)
+    return {"start": start, "end": end, "file": file, "file_start": offset}
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _summarise(given: Any, used: list[dict[str, Any]]) -> None:
+    """What the answer rests on, on standard error."""
+    seconds = given.seconds
+    if given.scores is None:
+        print(f"read whole: {given.tokens['text']:,} tokens", file=sys.stderr)
+    else:
+        fresh = given.scores.scored
+        resumed = f", {len(given.scores) - fresh:,} of them from an earlier run" if fresh < len(given.scores) else ""
+        print(
+            f"{given.tokens['text']:,} tokens in {given.tokens['segments']:,} segments{resumed}, "
+            f"scored in {seconds['score']:.1f} s; "
+            f"answered from {given.tokens['key_context']:,} tokens in {seconds['generate']:.1f} s:",
+            file=sys.stderr,
+        )
+        for part in used:
+            first, length = part["file_start"], part["end"] - part["start"]
+            where = f"{part['file']} characters {first:,} to {first + length:,}"
+            print(f"  {where}, score {part['score']:.3f}", file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point: 0 with an answer, 1 without, 2 for input that cannot be used, 130 when interrupted."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except NpukvError as error:
+        print(f"npukv: {error}", file=sys.stderr)
+        sys.exit(1 if type(error) is NpukvError else 2)
+    except KeyboardInterrupt:
+        print("npukv: interrupted; with --run, the same command goes on where this one stopped", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        usage = _usage_error(error)
+        if usage is None:
+            raise
+        print(f"npukv: {usage}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _usage_error(error: Exception) -> str | None:
+    """The message of a wrong command line (unknown option, missing argument), None for anything else."""
+    format_message = getattr(error, "format_message", None)
+    return None if format_message is None else f"{format_message()} (see npukv --help)"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What this machine has: versions, devices, kernels. Kept beside every measured figure."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+PACKAGES = ("npukv", "torch", "torch-npu", "transformers", "tokenizers", "safetensors", "numpy", "triton")
+
+
+def environment() -> dict[str, Any]:
+    """A JSON-ready description of the software and the hardware in reach."""
+    import torch
+
+    from npukv.backends import DEVICES, select
+    from npukv.ops import attention
+
+    chosen = select()
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "devices": {name: _availability(device) for name, device in DEVICES.items()},
+        "device": {
+            "name": chosen.name,
+            "description": chosen.description(),
+            "dtype": str(chosen.default_dtype()).removeprefix("torch."),
+            "free_memory": chosen.free_memory(),
+            "collectives": chosen.collectives,
+        },
+        "kernels": {
+            f"causal_attention, {name}": dict(
+                zip(("kernel", "reason"), attention.explain(chosen.name, dtype), strict=True)
+            )
+            for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32))
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _availability(device: Any) -> dict[str, Any]:
+    ok, reason = device.available()
+    return {"available": ok, "reason": reason}

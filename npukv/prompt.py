@@ -1,0 +1,66 @@
+"""How a segment and a question become one sequence of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from npukv.errors import InputError
+
+#: Stands for the segment while a chat template is rendered; must survive it unchanged.
+_MARK = "\u2063SEGMENT\u2063"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The token ids around a segment: head + segment + question + tail, after which the answer begins.
+
+    Attributes:
+        head: what precedes the text (beginning of sequence, a chat template's opening).
+        question: the question's tokens; relevance counts their likelihood.
+        tail: what a chat template puts between question and answer; not counted.
+    """
+
+    head: tuple[int, ...]
+    question: tuple[int, ...]
+    tail: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.head) + len(self.question) + len(self.tail)
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """All that follows the segment."""
+        return self.question + self.tail
+
+
+def build_prompt(tokenizer: Any, question: str, answer_prefix: str = "") -> Prompt:
+    """The prompt for a question: through the tokenizer's chat template if it has one, else "Question: ... Answer:".
+
+    Args:
+        answer_prefix: words the answer is made to begin with.
+
+    Raises:
+        InputError: the question is empty.
+    """
+    question = question.strip()
+    if not question:
+        raise InputError("got an empty question, expected words; pass it with --question")
+
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    prefix = f" {answer_prefix.strip()}" if answer_prefix.strip() else ""
+    if getattr(tokenizer, "chat_template", None):
+        message = [{"role": "user", "content": f"{_MARK}\n\n{question}"}]
+        rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        before, _, after = rendered.partition(_MARK)
+        asked, _, closing = after.partition(question)
+        return Prompt(encode(before), encode(asked + question), encode(closing + prefix.lstrip()))
+    return Prompt(_beginning(tokenizer), encode(f"\nQuestion: {question}\nAnswer:{prefix}"))
+
+
+def _beginning(tokenizer: Any) -> tuple[int, ...]:
+    """The beginning-of-sequence token, for tokenizers that have one of its own (GPT-2's only ends documents)."""
+    bos = tokenizer.bos_token_id
+    return () if bos is None or bos == tokenizer.eos_token_id else (bos,)

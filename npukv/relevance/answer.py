@@ -1,0 +1,156 @@
+"""Answering a question over a text of any length."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npukv.errors import InputError
+from npukv.generation import generate
+from npukv.language_model import LanguageModel
+from npukv.prompt import Prompt, build_prompt
+from npukv.relevance import measures
+from npukv.relevance.cut import Segment
+from npukv.relevance.pick import Keep, merge, parse_keep, pick
+from npukv.relevance.plan import make_plan
+from npukv.relevance.score import Progress, as_tokens, score_segments
+from npukv.relevance.scores import Scores
+from npukv.text import Tokens
+
+#: The number of segments kept by default: the bundled model answers best from few (README, measured results).
+KEEP = 4
+MAX_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Used:
+    """A segment of the key context: characters [start, end) of the text; score None where nothing was scored."""
+
+    start: int
+    end: int
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `npukv.answer` returns.
+
+    Attributes:
+        text: the answer.
+        segments: what it was read from, in the text's order.
+        tokens: counts: text, segments, key_context (all the model read at the end), answer.
+        seconds: wall times: tokenise, score, generate.
+        scores: all segments' scores; None where the text fit the context.
+    """
+
+    text: str
+    segments: tuple[Used, ...]
+    tokens: dict[str, int]
+    seconds: dict[str, float]
+    scores: Scores | None = field(default=None, repr=False)
+
+
+def answer(
+    lm: LanguageModel,
+    text: str | Tokens,
+    question: str,
+    *,
+    keep: int | str | Keep = KEEP,
+    neighbours: int = 0,
+    keep_head: bool = False,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    segment: int | None = None,
+    overlap: int | None = None,
+    measure: str = measures.DEFAULT,
+    horizon: int | None = None,
+    answer_prefix: str = "",
+    run: str | Path | None = None,
+    batch: int | None = None,
+    progress: Progress | None = None,
+    stream: Callable[[str], None] | None = None,
+) -> Answer:
+    """Answer a question over a text that may be far longer than the model's context (XL3M, arXiv 2405.17755).
+
+    The most relevant segments, in the text's order, followed by the question, are the key context the model answers
+    from. A text that fits the context is read whole, without scoring.
+
+    Args:
+        keep: how many segments: a number, "fill" (as many as the context holds), or "margin:NATS".
+        neighbours: also take this many segments on each side of a chosen one.
+        keep_head: always take the text's first segment.
+        max_new_tokens: the answer's greatest length.
+        stream: called with each piece of the answer as it comes.
+        The rest: see `npukv.score_segments`.
+
+    Raises:
+        InputError, ModelError, RunError: as `npukv.score_segments`.
+
+    >>> answer = npukv.answer(npukv.load(), text, "What is the pass key?")
+    >>> answer.text, answer.segments[0].start
+    """
+    keep = parse_keep(keep)
+    if max_new_tokens < 1:
+        raise InputError(f"got {max_new_tokens} new tokens, expected at least 1; raise --max-new-tokens")
+    prompt = build_prompt(lm.tokenizer, question, answer_prefix)
+    budget = lm.context - len(prompt) - max_new_tokens
+    if budget < 1:
+        raise InputError(
+            f"got a question of {len(prompt)} tokens (its prompt included) and {max_new_tokens} for the answer, "
+            f"expected fewer than {lm.context} together (the model's context); shorten the question or lower --max-new-tokens"
+        )
+    started = time.perf_counter()
+    tokens = as_tokens(lm, text, progress)
+    tokenised = time.perf_counter()
+    scores = None
+    used: tuple[Used, ...]
+    if len(tokens) <= budget:
+        spans, used = [(0, len(tokens))], (Used(0, tokens.characters, None),)
+    else:
+        cutting: dict[str, Any] = {
+            "segment": segment,
+            "overlap": overlap,
+            "measure": measure,
+            "horizon": horizon,
+            "answer_prefix": answer_prefix,
+        }
+        plan = make_plan(lm, tokens, (question,), **cutting)
+        pick(np.zeros(len(plan.segments)), plan.segments, budget, Keep(1))  # refuses segments no budget holds
+        scores = score_segments(lm, tokens, question, run=run, batch=batch, progress=progress, **cutting)
+        chosen = pick(scores.values, scores.segments, budget, keep, neighbours, keep_head)
+        spans = merge([scores.segments[i] for i in chosen])
+        used = tuple(_used(scores.segments[i], float(scores.values[i])) for i in chosen)
+    scored = time.perf_counter()
+    ids = key_context(prompt, tokens, spans)
+    said, count = generate(lm, ids, max_new_tokens, stream)
+    finished = time.perf_counter()
+    return Answer(
+        text=said,
+        segments=used,
+        tokens={
+            "text": len(tokens),
+            "segments": 0 if scores is None else len(scores),
+            "key_context": len(ids),
+            "answer": count,
+        },
+        seconds={
+            "tokenise": tokenised - started,
+            "score": scored - tokenised,
+            "generate": finished - scored,
+        },
+        scores=scores,
+    )
+
+
+def key_context(prompt: Prompt, tokens: Tokens, spans: list[tuple[int, int]]) -> list[int]:
+    """Token ids of the chosen spans, in the text's order, with the prompt around them."""
+    body = [int(i) for start, end in spans for i in tokens.ids[start:end]]
+    return [*prompt.head, *body, *prompt.after]
+
+
+def _used(segment: Segment, score: float) -> Used:
+    return Used(segment.char_start, segment.char_end, score)
