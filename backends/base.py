@@ -56,6 +56,9 @@ class Device(ABC):
     def default_dtype(self) -> torch.dtype:
         """The floating type in which inference is fastest here at full 8-bit exponent range."""
 
+    def prepare(self) -> None:  # noqa: B027 - most devices come ready
+        """Settle what makes repeated large batches fast, once per process, before the first model is loaded."""
+
     def synchronize(self) -> None:  # noqa: B027 - a device without a queue has nothing to wait for
         """Wait until all queued work is done."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sys
@@ -14,10 +15,14 @@ if TYPE_CHECKING:
     import torch
 
 
+#: glibc's M_MMAP_THRESHOLD (at its maximum), M_TRIM_THRESHOLD and M_TOP_PAD.
+_MALLOC = {-3: 32 << 20, -1: 512 << 20, -2: 64 << 20}
+
+
 class Cpu(Device):
     name = "cpu"
     collectives = "gloo"
-    batch_tokens = 8192  # a batch whose activations outgrow the caches is slower, not faster
+    batch_tokens = 12288
 
     @classmethod
     def available(cls) -> tuple[bool, str]:
@@ -54,6 +59,17 @@ class Cpu(Device):
 
         in_hardware = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if in_hardware else torch.float32
+
+    def prepare(self) -> None:
+        """Let the C library keep freed blocks of up to 32 MB for the next batch.
+
+        By default it hands each activation tensor back to the system and faults its pages in again: at 16 rows of 400
+        tokens that took as long as the arithmetic. Only glibc has this switch; elsewhere nothing changes.
+        """
+        library = ctypes.CDLL(None)
+        if sys.platform == "linux" and hasattr(library, "mallopt") and hasattr(library, "gnu_get_libc_version"):
+            for parameter, value in _MALLOC.items():
+                library.mallopt(parameter, value)
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         # torch's CPU allocator raises a bare RuntimeError

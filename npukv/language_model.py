@@ -133,6 +133,7 @@ def load(
     if folder.exists() or model is None:
         check_folder(folder)
     logging.disable_progress_bar()
+    device.prepare()
     source = {"pretrained_model_name_or_path": name, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
