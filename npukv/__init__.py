@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from npukv.language_model import LanguageModel, load
-    from npukv.relevance.answer import Answer, answer
+    from npukv.relevance.answer import Answer, answer, answer_from
     from npukv.relevance.score import score_segments, stream_scores
     from npukv.relevance.scores import Scores
 
-__all__ = ["Answer", "LanguageModel", "Scores", "answer", "load", "score_segments", "stream_scores"]
+__all__ = ["Answer", "LanguageModel", "Scores", "answer", "answer_from", "load", "score_segments", "stream_scores"]
 
 _HOME = {
     "Answer": "npukv.relevance.answer",
     "LanguageModel": "npukv.language_model",
     "Scores": "npukv.relevance.scores",
     "answer": "npukv.relevance.answer",
+    "answer_from": "npukv.relevance.answer",
     "load": "npukv.language_model",
     "score_segments": "npukv.relevance.score",
     "stream_scores": "npukv.relevance.score",

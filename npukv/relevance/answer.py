@@ -15,7 +15,6 @@ from npukv.generation import generate
 from npukv.language_model import LanguageModel
 from npukv.prompt import Prompt, build_prompt
 from npukv.relevance import measures
-from npukv.relevance.cut import Segment
 from npukv.relevance.pick import Keep, merge, parse_keep, pick
 from npukv.relevance.plan import make_plan
 from npukv.relevance.score import Progress, as_tokens, score_segments
@@ -94,63 +93,113 @@ def answer(
     >>> answer.text, answer.segments[0].start
     """
     keep = parse_keep(keep)
+    prompt = build_prompt(lm.tokenizer, question, answer_prefix)
+    budget = room_for_text(lm, prompt, max_new_tokens)
+    started = time.perf_counter()
+    tokens = as_tokens(lm, text, progress)
+    seconds = {"tokenise": time.perf_counter() - started, "score": 0.0}
+    if len(tokens) <= budget:
+        whole = (Used(0, tokens.characters, None),)
+        return _read(lm, prompt, tokens, [(0, len(tokens))], whole, None, max_new_tokens, seconds, stream)
+    cutting: dict[str, Any] = {
+        "segment": segment,
+        "overlap": overlap,
+        "measure": measure,
+        "horizon": horizon,
+        "answer_prefix": answer_prefix,
+    }
+    plan = make_plan(lm, tokens, (question,), **cutting)
+    pick(np.zeros(len(plan.segments)), plan.segments, budget, Keep(1))  # refuses segments no budget holds
+    scores = score_segments(lm, tokens, question, run=run, batch=batch, progress=progress, **cutting)
+    seconds["score"] = scores.seconds
+    chosen = pick(scores.values, scores.segments, budget, keep, neighbours, keep_head)
+    return _read_chosen(lm, prompt, tokens, scores, chosen, max_new_tokens, seconds, stream)
+
+
+def answer_from(
+    lm: LanguageModel,
+    tokens: Tokens,
+    scores: Scores,
+    *,
+    keep: int | str | Keep = KEEP,
+    neighbours: int = 0,
+    keep_head: bool = False,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    answer_prefix: str = "",
+    stream: Callable[[str], None] | None = None,
+) -> Answer:
+    """Answer from scores there are already, for instance to compare measures and numbers of segments.
+
+    Args:
+        tokens: the text the scores are of.
+        scores: from `npukv.score_segments`, for the question asked.
+        The rest: see `answer`.
+    """
+    prompt = build_prompt(lm.tokenizer, scores.asked, answer_prefix)
+    budget = room_for_text(lm, prompt, max_new_tokens)
+    chosen = pick(scores.values, scores.segments, budget, parse_keep(keep), neighbours, keep_head)
+    return _read_chosen(lm, prompt, tokens, scores, chosen, max_new_tokens, {"score": scores.seconds}, stream)
+
+
+def room_for_text(lm: LanguageModel, prompt: Prompt, max_new_tokens: int) -> int:
+    """Tokens of text the context holds beside the prompt and the answer.
+
+    Raises:
+        InputError: none.
+    """
     if max_new_tokens < 1:
         raise InputError(f"got {max_new_tokens} new tokens, expected at least 1; raise --max-new-tokens")
-    prompt = build_prompt(lm.tokenizer, question, answer_prefix)
     budget = lm.context - len(prompt) - max_new_tokens
     if budget < 1:
         raise InputError(
             f"got a question of {len(prompt)} tokens (its prompt included) and {max_new_tokens} for the answer, "
-            f"expected fewer than {lm.context} together (the model's context); shorten the question or lower --max-new-tokens"
+            f"expected fewer than {lm.context} together (the model's context); "
+            "shorten the question or lower --max-new-tokens"
         )
+    return budget
+
+
+def _read_chosen(
+    lm: LanguageModel,
+    prompt: Prompt,
+    tokens: Tokens,
+    scores: Scores,
+    chosen: list[int],
+    max_new_tokens: int,
+    seconds: dict[str, float],
+    stream: Callable[[str], None] | None,
+) -> Answer:
+    segments = [scores.segments[i] for i in chosen]
+    values = scores.values
+    used = tuple(Used(part.char_start, part.char_end, float(values[part.index])) for part in segments)
+    return _read(lm, prompt, tokens, merge(segments), used, scores, max_new_tokens, seconds, stream)
+
+
+def _read(
+    lm: LanguageModel,
+    prompt: Prompt,
+    tokens: Tokens,
+    spans: list[tuple[int, int]],
+    used: tuple[Used, ...],
+    scores: Scores | None,
+    max_new_tokens: int,
+    seconds: dict[str, float],
+    stream: Callable[[str], None] | None,
+) -> Answer:
+    """Generate from the key context."""
     started = time.perf_counter()
-    tokens = as_tokens(lm, text, progress)
-    tokenised = time.perf_counter()
-    scores = None
-    used: tuple[Used, ...]
-    if len(tokens) <= budget:
-        spans, used = [(0, len(tokens))], (Used(0, tokens.characters, None),)
-    else:
-        cutting: dict[str, Any] = {
-            "segment": segment,
-            "overlap": overlap,
-            "measure": measure,
-            "horizon": horizon,
-            "answer_prefix": answer_prefix,
-        }
-        plan = make_plan(lm, tokens, (question,), **cutting)
-        pick(np.zeros(len(plan.segments)), plan.segments, budget, Keep(1))  # refuses segments no budget holds
-        scores = score_segments(lm, tokens, question, run=run, batch=batch, progress=progress, **cutting)
-        chosen = pick(scores.values, scores.segments, budget, keep, neighbours, keep_head)
-        spans = merge([scores.segments[i] for i in chosen])
-        used = tuple(_used(scores.segments[i], float(scores.values[i])) for i in chosen)
-    scored = time.perf_counter()
     ids = key_context(prompt, tokens, spans)
     said, count = generate(lm, ids, max_new_tokens, stream)
-    finished = time.perf_counter()
-    return Answer(
-        text=said,
-        segments=used,
-        tokens={
-            "text": len(tokens),
-            "segments": 0 if scores is None else len(scores),
-            "key_context": len(ids),
-            "answer": count,
-        },
-        seconds={
-            "tokenise": tokenised - started,
-            "score": scored - tokenised,
-            "generate": finished - scored,
-        },
-        scores=scores,
-    )
+    counts = {
+        "text": len(tokens),
+        "segments": 0 if scores is None else len(scores),
+        "key_context": len(ids),
+        "answer": count,
+    }
+    return Answer(said, used, counts, seconds | {"generate": time.perf_counter() - started}, scores)
 
 
 def key_context(prompt: Prompt, tokens: Tokens, spans: list[tuple[int, int]]) -> list[int]:
     """Token ids of the chosen spans, in the text's order, with the prompt around them."""
     body = [int(i) for start, end in spans for i in tokens.ids[start:end]]
     return [*prompt.head, *body, *prompt.after]
-
-
-def _used(segment: Segment, score: float) -> Used:
-    return Used(segment.char_start, segment.char_end, score)
