@@ -1,0 +1,82 @@
+"""Greedy answers to many prompts at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from npukv.errors import InputError
+
+if TYPE_CHECKING:
+    from npukv.language_model import LanguageModel
+
+
+def end_of_answer(lm: LanguageModel) -> list[int]:
+    """Tokens that end an answer: end of sequence, and for models without a chat template the end of the line."""
+    if getattr(lm.tokenizer, "chat_template", None):
+        return list(lm.end_ids)
+    texts = lm.tokenizer.batch_decode([[i] for i in range(len(lm.tokenizer))])
+    return sorted({*lm.end_ids, *(i for i, text in enumerate(texts) if "\n" in text)})
+
+
+def generate_answers(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: Sequence[int],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Greedy continuations of prompts, up to the end of the answer; equal prompts are run once.
+
+    Prompts of similar length are batched, padded on the left.
+
+    Args:
+        prompts: token ids, special tokens included.
+        max_new_tokens: for each prompt.
+        progress: called with (prompts done, distinct prompts in all).
+
+    Raises:
+        InputError: a prompt and its answer do not fit the model's context.
+    """
+    import torch
+
+    jobs: dict[tuple[int, ...], int] = {}
+    for prompt, new in zip(prompts, max_new_tokens, strict=True):
+        if len(prompt) + new > lm.context:
+            raise InputError(f"got a prompt of {len(prompt)} tokens and {new} to come, expected at most {lm.context}")
+        key = tuple(prompt)
+        jobs[key] = max(new, jobs.get(key, 0))
+    order = sorted(jobs, key=lambda prompt: (jobs[prompt], len(prompt)))
+    ends = end_of_answer(lm)
+    pad = ends[0] if ends else 0
+    ending = set(ends)
+    answers: dict[tuple[int, ...], str] = {}
+    while len(answers) < len(order):
+        group = _next_batch(order, len(answers), lm.device.batch_tokens, jobs)
+        width = max(map(len, group))
+        x = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in group])  # [B, S]
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in group])
+        with torch.inference_mode():
+            out = lm.model.generate(
+                x.to(lm.model.device),
+                attention_mask=mask.to(lm.model.device),
+                max_new_tokens=jobs[group[0]],
+                do_sample=False,
+                eos_token_id=ends or None,
+                pad_token_id=pad,
+            )
+        for prompt, row in zip(group, out[:, width:].tolist(), strict=True):
+            answers[prompt] = lm.decode(row[: next((i for i, token in enumerate(row) if token in ending), len(row))])
+        if progress is not None:
+            progress(len(answers), len(order))
+    return [answers[tuple(prompt)] for prompt in prompts]
+
+
+def _next_batch(
+    order: Sequence[tuple[int, ...]], at: int, limit: int, new: dict[tuple[int, ...], int]
+) -> list[tuple[int, ...]]:
+    """Prompts from ``at`` on with equally long answers whose padded tokens stay within ``limit``; at least one."""
+    end = at + 1
+    while end < len(order) and new[order[end]] == new[order[at]] and (end + 1 - at) * len(order[end]) <= limit:
+        end += 1
+    return list(order[at:end])

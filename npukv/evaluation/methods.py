@@ -1,0 +1,131 @@
+"""All methods by name: what of a context the model reads to answer. To add one, write a function and name it here.
+
+A method is a function ``(case, i, *arguments) -> Choice`` for sample ``i`` of a case. Its arguments follow its name,
+with colons between: "bm25:4", "xl3m:first:fill".
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from npukv.errors import InputError
+from npukv.evaluation.case import Case
+
+
+class Inapplicable(Exception):
+    """A method that has no meaning for a sample, with the reason: no result is better than a made-up one."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the model reads.
+
+    Attributes:
+        spans: token ranges [start, end) of the context, in its order.
+        ranking: all segments, best first, where the method ranks them.
+    """
+
+    spans: list[tuple[int, int]]
+    ranking: np.ndarray | None = None
+
+
+def full(case: Case, i: int) -> Choice:
+    """All of the context, where the model holds it."""
+    if len(case.tokens) > case.room(i):
+        raise Inapplicable(f"{len(case.tokens)} tokens do not fit the model's context of {case.lm.context}")
+    return Choice([(0, len(case.tokens))])
+
+
+def last(case: Case, i: int) -> Choice:
+    """The last tokens that fit."""
+    return Choice([(max(0, len(case.tokens) - case.room(i)), len(case.tokens))])
+
+
+def random_segments(case: Case, i: int, keep: str = "fill") -> Choice:
+    """Random segments: what chance alone finds."""
+    order = list(range(len(case.segments)))
+    random.Random(f"{case.samples[i].question} {case.samples[i].meta.get('seed')}").shuffle(order)
+    return _best(case, i, np.array(order), keep)
+
+
+def bm25(case: Case, i: int, keep: str = "4") -> Choice:
+    """Segments that share the question's rare words (BM25, by the bm25s library, English stop words left out)."""
+    import bm25s
+
+    words = bm25s.tokenize([case.samples[i].question], stopwords="en", return_ids=False, show_progress=False)[0]
+    return _best(case, i, np.argsort(-case.word_index.get_scores(words), kind="stable"), keep)
+
+
+def xl3m(case: Case, i: int, measure: str = "", keep: str = "") -> Choice:
+    """The most relevant segments (XL3M, arXiv 2405.17755); measure and keep as in ``npukv.answer``, its defaults too.
+
+    Unlike there, a context that fits the model is not read whole: the method itself is under test.
+    """
+    from npukv.relevance import measures
+    from npukv.relevance.answer import KEEP
+
+    values = case.scores[i].by(measure or measures.DEFAULT)
+    return _best(case, i, np.argsort(values, kind="stable"), keep or str(KEEP), values)
+
+
+def oracle(case: Case, i: int) -> Choice:
+    """The segments with the evidence and nothing else: the most that choosing segments can reach."""
+    if not case.samples[i].evidence:
+        raise Inapplicable("the sample has no evidence in one place")
+    wanted = sorted({min(segments) for segments in case.relevant(i)})
+    order = np.array(wanted + [index for index in range(len(case.segments)) if index not in set(wanted)])
+    return Choice(_best(case, i, order, str(len(wanted))).spans)
+
+
+METHODS: dict[str, Callable[..., Choice]] = {
+    "full": full,
+    "last": last,
+    "random": random_segments,
+    "bm25": bm25,
+    "xl3m": xl3m,
+    "oracle": oracle,
+}
+
+ARGUMENTS = {"random": ("keep",), "bm25": ("keep",), "xl3m": ("measure", "keep")}
+
+
+def find_method(name: str) -> Callable[[Case, int], Choice]:
+    """The method of a name with its arguments, e.g. "xl3m:first:4".
+
+    Raises:
+        InputError: an unknown method, measure or number of segments.
+    """
+    from npukv.relevance import measures
+    from npukv.relevance.pick import parse_keep
+
+    base, *given = name.split(":")
+    if base not in METHODS:
+        raise InputError(f"got method {name!r}, expected one of: {', '.join(METHODS)}")
+    names = ARGUMENTS.get(base, ())
+    if "keep" in names and len(given) > len(names):  # "margin:0.5" holds a colon itself
+        given = [*given[: len(names) - 1], ":".join(given[len(names) - 1 :])]
+    if len(given) > len(names):
+        raise InputError(f"got method {name!r}, expected {':'.join([base, *names])}")
+    for argument, value in zip(names, given, strict=False):
+        if argument == "measure" and value:
+            measures.check(value)
+        if argument == "keep" and parse_keep(value).margin is not None and base != "xl3m":
+            raise InputError(
+                f"got method {name!r}: a margin is in nats, which only xl3m's scores are; give a number or fill"
+            )
+    return lambda case, i: METHODS[base](case, i, *given)
+
+
+def _best(case: Case, i: int, order: np.ndarray, keep: str, values: np.ndarray | None = None) -> Choice:
+    """The first segments of ``order`` by npukv's own rule; ``values`` are what "margin:..." compares."""
+    from npukv.relevance.pick import merge, parse_keep, pick
+
+    if values is None:
+        values = np.empty(len(order))
+        values[order] = np.arange(len(order), dtype=np.float64)
+    chosen = pick(values, case.segments, case.room(i), parse_keep(keep))
+    return Choice(merge([case.segments[index] for index in chosen]), order)
