@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import string
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 
@@ -203,7 +203,7 @@ def documents_task(
     return _sample(task, "".join(parts), asked.question, asked.answers, spans, "", "part", 32, seed)
 
 
-RULER = {
+_TASKS: dict[str, Callable[..., Sample]] = {
     "ruler-niah_single_1": partial(needle_task, haystack="noise"),
     "ruler-niah_single_2": partial(needle_task, haystack="essay"),
     "ruler-niah_single_3": partial(needle_task, haystack="essay", value_type="uuids"),
@@ -218,7 +218,7 @@ RULER = {
     "ruler-qa_1": partial(documents_task, source="squad"),
     "ruler-qa_2": partial(documents_task, source="hotpotqa"),
 }
-RULER = {name: partial(function, task=name) for name, function in RULER.items()}
+RULER = {name: partial(function, task=name) for name, function in _TASKS.items()}
 
 
 def _sample(
@@ -266,7 +266,7 @@ def _token(material: Material, rng: random.Random, kind: str) -> str:
     return f"{rng.choice(material.words)}-{rng.choice(material.words)}"
 
 
-def _distinct(draw, n: int) -> list[str]:  # type: ignore[no-untyped-def]
+def _distinct(draw: Callable[[], str], n: int) -> list[str]:
     found: dict[str, None] = {}
     while len(found) < n:
         found[draw()] = None

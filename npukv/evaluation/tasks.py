@@ -133,19 +133,17 @@ def _short(kind: str) -> str:
     return kind.replace(" ", "")
 
 
-TASKS: dict[str, Task] = {
-    name: partial(function, task=name)
-    for name, function in {
-        **{f"needle-{_short(kind)}": partial(needle_task, kind=kind) for kind in KINDS},
-        **{f"eight-{_short(kind)}": partial(needle_task, kind=kind, facts=8) for kind in KINDS},
-        **{f"rivals-{_short(kind)}": partial(rival_task, kind=kind, decoys=False) for kind in KINDS},
-        **{f"decoys-{_short(kind)}": partial(rival_task, kind=kind, decoys=True) for kind in KINDS},
-        "two-facts": two_fact_task,
-        "several-values": several_value_task,
-        "key-values": key_value_task,
-        "variables": variable_task,
-    }.items()
-} | RULER
+_TASKS: dict[str, Callable[..., Sample]] = {
+    **{f"needle-{_short(kind)}": partial(needle_task, kind=kind) for kind in KINDS},
+    **{f"eight-{_short(kind)}": partial(needle_task, kind=kind, facts=8) for kind in KINDS},
+    **{f"rivals-{_short(kind)}": partial(rival_task, kind=kind, decoys=False) for kind in KINDS},
+    **{f"decoys-{_short(kind)}": partial(rival_task, kind=kind, decoys=True) for kind in KINDS},
+    "two-facts": two_fact_task,
+    "several-values": several_value_task,
+    "key-values": key_value_task,
+    "variables": variable_task,
+}
+TASKS: dict[str, Task] = {**{name: partial(function, task=name) for name, function in _TASKS.items()}, **RULER}
 
 
 def find_tasks(names: list[str]) -> dict[str, Task]:
