@@ -189,7 +189,7 @@ def test_what_is_not_text_is_refused_by_name(tmp_path: Path, data: bytes, messag
 
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing.txt: no such file; check the path"):
+    with pytest.raises(InputError, match=r"nothing\.txt: no such file; check the path"):
         read_source([str(tmp_path / "nothing.txt")])
     with pytest.raises(InputError, match=r"is a folder, expected a text file; name its files"):
         read_source([str(tmp_path)])

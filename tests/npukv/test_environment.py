@@ -1,0 +1,25 @@
+"""What is kept beside every measured figure."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+import transformers
+
+from npukv.backends import DEVICES, select
+from npukv.environment import environment
+
+
+def test_environment_is_this_machines() -> None:
+    found = json.loads(json.dumps(environment()))
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["transformers"] == transformers.__version__
+    assert found["threads"] == torch.get_num_threads()
+    assert found["cores"] >= 1
+    assert set(found["devices"]) == set(DEVICES)
+    assert found["devices"]["cpu"]["available"] is True
+    assert all(device["reason"] for device in found["devices"].values())
+    assert found["device"]["name"] == select().name
+    assert found["device"]["free_memory"] > 0
+    assert found["kernels"]["causal_attention, bfloat16"]["kernel"] in ("blocked", "sdpa")
