@@ -1,0 +1,370 @@
+"""Train the bundled model: a small Llama that finds facts in text.
+
+    python scripts/bundled_data.py --classics DIR --out DATA        # once
+    python scripts/train_bundled.py --data DATA --out RUN --steps 24000 --minutes 9
+
+Each call trains for at most --minutes and leaves in RUN: state.pt (everything; the next call goes on from it), the
+weights in float32 as safetensors shards of at most 16 MiB, and training.jsonl. When the last step is done it also
+checks the model on held-out material (checks.json) and writes its folder, model, beside state.pt. --resume DIR goes on
+from shards alone: the optimizer's moments start from zero under a short warm-up. What a step sees follows from --seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import os
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from bundled_check import check, default_device
+from bundled_data import BOS, EOS, works
+from bundled_optimizer import Muon
+from bundled_sequences import ANSWER, PLAIN, Sequences
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Dataset
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from npukv.evaluation.words import split_words
+
+SHARD_BYTES = 15 * 2**20
+WARM_UP, REWARM = 200, 100
+DECAY_FROM = 0.55  # of all steps; constant before, linear to zero after
+SHORT_STEPS = 1500  # the first steps have short rows alone: copying is learnt sooner there
+
+
+def settings() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder made by bundled_data.py")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--state", type=Path, help="where state.pt lies; default --out")
+    parser.add_argument("--resume", type=Path, help="folder of weight shards and training.jsonl to go on from")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=24000, help="of the whole training, over all calls")
+    parser.add_argument("--minutes", type=float, default=9.0, help="training time of this call")
+    parser.add_argument("--tokens", type=int, default=131072, help="per step")
+    parser.add_argument("--length", type=int, default=2048, help="context; two steps in five have rows of a quarter")
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument("--feed-forward", type=int, default=768)
+    parser.add_argument("--lr-matrices", type=float, default=0.02)
+    parser.add_argument("--lr-embedding", type=float, default=3e-3)
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
+    parser.add_argument("--check-samples", type=int, default=200)
+    parser.add_argument("--check-characters", type=int, help="of each work for bits per byte; default all")
+    parser.add_argument("--check", action="store_true", help="check the model when this call ends, finished or not")
+    parser.add_argument("--device", default=default_device())
+    options = parser.parse_args()
+    options.state = options.state or options.out
+    if not (options.data / "tokenizer.json").exists():
+        sys.exit(f"no tokenizer.json in {options.data}: make the data with bundled_data.py first")
+    return options
+
+
+# Data
+
+
+class Batches(Dataset):
+    """Batch number i of the training: tokens [B, T + 1] and weights in eighths [B, T + 1]; follows from seed and i."""
+
+    def __init__(self, array: Path, tokenizer: Path, words: list[str], options: argparse.Namespace):
+        self.array, self.tokenizer, self.words = array, tokenizer, words
+        self.seed, self.steps, self.tokens, self.length = options.seed, options.steps, options.tokens, options.length
+        self.sequences: Sequences | None = None  # made in the worker: its tokenizer and memory map are its own
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.sequences is None:
+            tokens = np.load(self.array, mmap_mode="r")
+            self.sequences = Sequences(tokens, Tokenizer.from_file(str(self.tokenizer)), self.words)
+        short = step < SHORT_STEPS or step % 5 in (1, 3)
+        length = self.length // 4 if short else self.length
+        rows = [
+            self.sequences.row(random.Random(f"{self.seed} {step} {row}"), length)
+            for row in range(self.tokens // length)
+        ]
+        ids = torch.from_numpy(np.stack([row[0] for row in rows]).astype(np.int32))
+        return ids, torch.from_numpy(np.stack([row[1] for row in rows]))
+
+
+def unpack_tokens(data: Path, state: Path) -> Path:
+    """The token array as a .npy file that workers can map."""
+    target = state / "train.npy"
+    if not target.exists():
+        state.mkdir(parents=True, exist_ok=True)
+        with lzma.open(data / "train.u16.xz") as file:
+            tokens = np.frombuffer(file.read(), dtype=np.uint16)
+        temporary = state / "train.part.npy"
+        np.save(temporary, tokens)
+        os.replace(temporary, target)
+    return target
+
+
+# Model
+
+
+def build_model(options: argparse.Namespace) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=Tokenizer.from_file(str(options.data / "tokenizer.json")).get_vocab_size(),
+        hidden_size=options.width,
+        intermediate_size=options.feed_forward,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=options.length,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+    torch.manual_seed(options.seed)
+    model = LlamaForCausalLM(config)
+    for layer in model.model.layers:  # every layer begins as the identity
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    return model
+
+
+def hidden_states(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+    """The model's last hidden states, as transformers computes them, without what stands in a compiler's way.
+
+    ids: [B, T] -> [B, T, D]
+    """
+    config = model.config
+    heads, kv, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    base = config.rope_parameters["rope_theta"]
+    steps = torch.arange(ids.shape[1], device=ids.device, dtype=torch.float32)
+    rates = base ** (-torch.arange(0, dim, 2, device=ids.device, dtype=torch.float32) / dim)
+    angles = steps[:, None] * rates  # [T, dim / 2]
+    x = F.embedding(ids, model.model.embed_tokens.weight)
+    cos, sin = angles.cos(), angles.sin()
+
+    def rotate(y: torch.Tensor) -> torch.Tensor:  # [B, H, T, dim]
+        a, b = y.chunk(2, -1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(y.dtype)
+
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        y = F.rms_norm(x, (x.shape[-1],), layer.input_layernorm.weight, config.rms_norm_eps)
+        q = attention.q_proj(y).unflatten(-1, (heads, dim)).transpose(1, 2)
+        k = attention.k_proj(y).unflatten(-1, (kv, dim)).transpose(1, 2)
+        v = attention.v_proj(y).unflatten(-1, (kv, dim)).transpose(1, 2)
+        y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True, enable_gqa=True)
+        x = x + attention.o_proj(y.transpose(1, 2).flatten(2))
+        y = F.rms_norm(x, (x.shape[-1],), layer.post_attention_layernorm.weight, config.rms_norm_eps)
+        x = x + mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y))
+    return F.rms_norm(x, (x.shape[-1],), model.model.norm.weight, config.rms_norm_eps)
+
+
+def loss_and_parts(
+    model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted loss, and [plain text's mean, answers' mean] in nats. ids, weights: [B, T + 1]"""
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type != "cpu"):
+        logits = F.linear(hidden_states(model, ids[:, :-1]), model.lm_head.weight)
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten().long(), reduction="none")
+    weights = weights[:, 1:].flatten()
+    plain, answers = (weights == PLAIN).float(), (weights >= ANSWER // 2).float()
+    with torch.no_grad():
+        parts = torch.stack([(losses * mask).sum() / mask.sum().clamp(min=1) for mask in (plain, answers)])
+    scale = weights.float()
+    return (losses * scale).sum() / scale.sum(), parts
+
+
+# Keeping and going on
+
+
+def save_shards(model: LlamaForCausalLM, folder: Path) -> None:
+    """Float32 weights in files of at most SHARD_BYTES."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shard: dict[str, torch.Tensor] = {}
+    shards = [shard]
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":  # tied to the embedding
+            continue
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > SHARD_BYTES:
+            shard = {}
+            shards.append(shard)
+        shard[name] = tensor.detach().float().cpu().contiguous()
+    for number, part in enumerate(shards):
+        temporary = folder / f"weights-{number}.part"
+        save_file(part, temporary)
+        os.replace(temporary, folder / f"weights-{number}.safetensors")
+
+
+def load_shards(model: LlamaForCausalLM, folder: Path) -> None:
+    weights: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("weights-*.safetensors")):
+        weights.update(load_file(path))
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if set(missing) - {"lm_head.weight"} or unexpected:
+        sys.exit(f"the shards in {folder} do not fit the model: missing {missing}, unexpected {unexpected}")
+    model.tie_weights()
+
+
+def last_step(folder: Path) -> int:
+    """The step a log ends at."""
+    lines = (folder / "training.jsonl").read_text().splitlines()
+    return max((json.loads(line).get("step", 0) for line in lines), default=0)
+
+
+def save_model(model: LlamaForCausalLM, data: Path, folder: Path, length: int) -> None:
+    """The transformers folder in bfloat16."""
+    model.to(torch.bfloat16).save_pretrained(folder)
+    shutil.copyfile(data / "tokenizer.json", folder / "tokenizer.json")
+    tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|bos|>",
+        "eos_token": "<|eos|>",
+        "model_max_length": length,
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=1) + "\n")
+
+
+def rate(step: int, steps: int, since: int) -> float:
+    """Share of the full learning rate; ``since``: steps since moments were last zero."""
+    decay = min(1.0, max(0.0, (steps - step) / (steps * (1 - DECAY_FROM))))
+    return decay * min(1.0, (step + 1) / WARM_UP, (since + 1) / REWARM)
+
+
+def train(options: argparse.Namespace) -> None:
+    began = time.time()
+    options.out.mkdir(parents=True, exist_ok=True)
+    array = unpack_tokens(options.data, options.state)
+    words = split_words((options.data / "words.txt").read_text().split(), "train")
+    torch.set_float32_matmul_precision("high")
+    model = build_model(options)
+    log_path = options.out / "training.jsonl"
+    state_path = options.state / "state.pt"
+    start, fresh = 0, 0
+    state = torch.load(state_path, map_location="cpu", weights_only=True) if state_path.exists() else None
+    if state:
+        model.load_state_dict(state["model"])
+        start, fresh = state["step"], state["fresh"]
+        log_path.write_text(state["log"])
+    elif options.resume:
+        load_shards(model, options.resume)
+        start = fresh = last_step(options.resume)
+        if options.resume != options.out:
+            shutil.copyfile(options.resume / "training.jsonl", log_path)
+    model.to(options.device)
+    inner = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed_tokens" not in name]
+    others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed_tokens" in name]
+    muon = Muon(inner, lr=options.lr_matrices)
+    adam = torch.optim.AdamW(others, lr=options.lr_embedding, betas=(0.9, 0.95), weight_decay=0.0)
+    if state:
+        muon.load_state_dict(state["muon"])
+        adam.load_state_dict(state["adam"])
+    full = [(group, options.lr_matrices) for group in muon.param_groups]
+    full += [(group, options.lr_embedding) for group in adam.param_groups]
+    parameters = sum(p.numel() for p in model.parameters())
+    print(
+        f"{parameters:,} parameters, step {start} of {options.steps}, ready after {time.time() - began:.0f} s",
+        flush=True,
+    )
+
+    batches = DataLoader(
+        Batches(array, options.data / "tokenizer.json", words, options),
+        batch_size=None,
+        sampler=range(start, options.steps),
+        num_workers=options.workers,
+        prefetch_factor=8 if options.workers else None,
+        pin_memory=options.device != "cpu",
+    )
+    compiled = torch.compile(loss_and_parts, dynamic=False) if options.device != "cpu" else loss_and_parts
+    log = log_path.open("a")
+    sums = torch.zeros(3, device=options.device)
+    clock, done, step = time.time(), 0, start
+    # cuDNN's attention is twice as fast as flash on Hopper; the others are for machines without it.
+    backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(backends, set_priority=True):
+        for ids, weights in batches:
+            factor = rate(step, options.steps, step - fresh)
+            for group, lr in full:
+                group["lr"] = lr * factor
+            loss, parts = compiled(
+                model, ids.to(options.device, non_blocking=True), weights.to(options.device, non_blocking=True)
+            )
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(others, 1.0)
+            muon.step()
+            adam.step()
+            model.zero_grad(set_to_none=True)
+            sums += torch.cat([loss.detach()[None], parts])
+            step += 1
+            done += 1
+            # The early steps are short and few: fewer lines than one per step, more than one per hundred.
+            if step % 100 == 0 or step in (1, 10, 30) or step == options.steps:
+                loss_, plain, answers = (sums / done).tolist()
+                seconds = time.time() - clock
+                entry = {
+                    "step": step, "loss": round(loss_, 4), "plain": round(plain, 4), "answers": round(answers, 4),
+                    "rate": round(factor, 4), "tokens_per_second": round(done * options.tokens / seconds),
+                    "seconds": round(time.time() - began, 1),
+                }  # fmt: skip
+                if not np.isfinite(loss_):
+                    sys.exit(
+                        f"the loss is {loss_} at step {step}: lower the learning rates, or resume with another --seed"
+                    )
+                log.write(json.dumps(entry) + "\n")
+                log.flush()
+                if step % 500 == 0 or step < 500 or step == options.steps:
+                    print(entry, flush=True)
+                sums.zero_()
+                clock, done = time.time(), 0
+            # The device runs behind: the clock is right to within the few steps that are queued.
+            if time.time() - began > options.minutes * 60:
+                break
+    log.write(json.dumps({"step": step, "kept": True}) + "\n")
+    log.close()
+    keep(options, model, muon, adam, step, fresh)
+    print(f"step {step} kept after {time.time() - began:.0f} s", flush=True)
+    if step >= options.steps or options.check:
+        finish(options, model)
+        print(f"finished after {time.time() - began:.0f} s", flush=True)
+
+
+def keep(
+    options: argparse.Namespace, model: LlamaForCausalLM, muon: Muon, adam: torch.optim.Optimizer, step: int, fresh: int
+) -> None:
+    """Everything the next call needs, on disk in one move."""
+    temporary = options.state / "state.part"
+    state = {
+        "model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict(), "step": step, "fresh": fresh,
+        "log": (options.out / "training.jsonl").read_text(),
+    }  # fmt: skip
+    torch.save(state, temporary)
+    os.replace(temporary, options.state / "state.pt")
+    save_shards(model, options.out)
+
+
+def finish(options: argparse.Namespace, model: LlamaForCausalLM) -> None:
+    """The folder of the trained model, checked as it is written: in bfloat16."""
+    save_model(model, options.data, options.state / "model", options.length)
+    tokenizer = Tokenizer.from_file(str(options.data / "tokenizer.json"))
+    texts = list(works(options.data / "valid.jsonl.xz"))
+    figures = check(
+        lambda ids: model(ids, use_cache=False).logits, tokenizer, texts, n=options.check_samples,
+        device=options.device, length=options.length, characters=options.check_characters,
+        processes=os.cpu_count() or 1,
+    )  # fmt: skip
+    (options.out / "checks.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    train(settings())
