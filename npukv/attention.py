@@ -48,7 +48,8 @@ def attend(
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise ModelError(
-                f"this model's attention uses {name}, which npukv's does not compute: load it with attention='sdpa'"
+                f"this model's attention uses {name}, expected plain softmax attention: set its attention back to "
+                "transformers' own with model.set_attn_implementation('eager')"
             )
     if attention_mask is None:
         out = causal_attention(query, key, value, scaling)
@@ -84,7 +85,8 @@ def mask(
     unpadded = attention_mask is None or bool(attention_mask.all())
     if mask_function is causal_mask_function and aligned and unpadded:
         return None
-    kwargs["allow_is_causal_skip"] = False
+    # what None means to transformers' own attention functions, it does not mean to `attend`
+    kwargs["allow_is_causal_skip"] = kwargs["allow_is_bidirectional_skip"] = False
     return sdpa_mask(
         batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask=attention_mask, **kwargs
     )

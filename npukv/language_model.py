@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from npukv import attention
 from npukv.backends import Device, DeviceUnavailable, select
 from npukv.errors import DeviceError, InputError, ModelError
 
@@ -44,7 +45,7 @@ class LanguageModel:
     def context(self) -> int:
         """Tokens the model can read at once."""
         config = self.model.config.get_text_config()
-        for field in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        for field in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"):
             value = getattr(config, field, None)
             if value:
                 return int(value)
@@ -67,6 +68,8 @@ class LanguageModel:
     @cached_property
     def rewindable(self) -> bool:
         """Whether every layer keeps all it has seen, so that a cache can be cut back to an earlier token."""
+        if not attention.supports(self.model.config)[0]:
+            return False
         config = self.model.config.get_text_config()
         layer_types = getattr(config, "layer_types", None)
         if layer_types:
@@ -112,10 +115,10 @@ def load(
     2048
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    from npukv import attention
     from npukv.bundled import model_folder
 
     if isinstance(device, str):
@@ -138,12 +141,22 @@ def load(
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         attention.register()
-        network = AutoModelForCausalLM.from_pretrained(**source, dtype=number_type, use_safetensors=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        network, found = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=number_type, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{name}: cannot be loaded ({_first_line(error)}); expected a folder with config.json, *.safetensors and "
             "tokenizer.json, or the id of a model on a hub this machine reaches"
         ) from error
+    missing = sorted(found["missing_keys"])
+    if missing:  # transformers fills them with random numbers
+        raise ModelError(
+            f"{name}: its weights lack {len(missing)} tensors ({', '.join(missing[:3])}...); expected all that its "
+            "config.json describes: fetch or save the model again"
+        )
+    if not hasattr(network.config.get_text_config(), "num_attention_heads"):
+        raise ModelError(f"{name}: is a {network.config.model_type} model, expected one whose layers are attention")
     if attention.supports(network.config)[0]:
         network.set_attn_implementation(attention.NAME)
     network = network.to(device.torch_device).eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from npukv.errors import InputError
+from npukv.errors import InputError, ModelError
 
 #: Stands for the segment while a chat template is rendered; must survive it unchanged.
 _MARK = "\u2063SEGMENT\u2063"
@@ -42,6 +42,7 @@ def build_prompt(tokenizer: Any, question: str, answer_prefix: str = "") -> Prom
 
     Raises:
         InputError: the question is empty.
+        ModelError: the chat template changes or drops what it is given.
     """
     question = question.strip()
     if not question:
@@ -55,6 +56,11 @@ def build_prompt(tokenizer: Any, question: str, answer_prefix: str = "") -> Prom
         message = [{"role": "user", "content": f"{_MARK}\n\n{question}"}]
         rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
         before, _, after = rendered.partition(_MARK)
+        if _MARK not in rendered or _MARK in after or question not in after:
+            raise ModelError(
+                "the tokenizer's chat template does not carry the message unchanged (expected the text once, then the "
+                "question); mend chat_template.jinja, or remove it to ask without a template"
+            )
         asked, _, closing = after.partition(question)
         return Prompt(encode(before), encode(asked + question), encode(closing + prefix.lstrip()))
     return Prompt(_beginning(tokenizer), encode(f"\nQuestion: {question}\nAnswer:{prefix}"))

@@ -126,6 +126,8 @@ def tokenize(tokenizer: Any, text: str, progress: Callable[[int, int], None] | N
         starts.append(offsets[:, 0] + begin)
         if progress is not None:
             progress(end, len(text))
+    if not ids:
+        return Tokens(np.empty(0, np.int32), np.empty(0, np.int64), 0)
     return Tokens(np.concatenate(ids), np.concatenate(starts), len(text))
 
 
