@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from npukv.errors import NpukvError
+from npukv.evaluation.cli import eval_command
 
 if TYPE_CHECKING:
     from npukv.text import Source
@@ -213,6 +214,9 @@ def info() -> None:
     from npukv.environment import environment
 
     print(json.dumps(environment(), indent=2, ensure_ascii=False))
+
+
+app.command("eval")(eval_command)
 
 
 def _checked_input(files: list[str], question: str, measure: str) -> Source:
