@@ -29,6 +29,7 @@ class Case:
         samples: with equal contexts; several share one reading of the segments.
         segment: tokens per segment; None = the default of ``npukv.score_segments``.
         overlap: tokens two neighbours share; None = its default.
+        batch: segments per forward pass; None = by the device's free memory.
         run: directory that keeps the segments' scores, for contexts too long to score twice; None = nowhere.
         tokens: the context's tokens where they are known already.
 
@@ -43,6 +44,7 @@ class Case:
         *,
         segment: int | None = None,
         overlap: int | None = None,
+        batch: int | None = None,
         run: Path | None = None,
         progress: Progress | None = None,
         tokens: Tokens | None = None,
@@ -53,6 +55,7 @@ class Case:
         self.samples = list(samples)
         self.segment = segment
         self.overlap = overlap
+        self.batch = batch
         self.run = run
         self.progress = progress
         self.seconds = 0.0  # wall time of scoring
@@ -101,6 +104,7 @@ class Case:
                 overlap=self.overlap,
                 answer_prefix=prefix,
                 run=self.run,
+                batch=self.batch,
                 progress=self.progress,
             )
             self.seconds += scored[0].seconds
@@ -141,13 +145,18 @@ class Case:
 
         Where no segment does, because a border cuts it: those that hold most of it.
         """
-        starts = np.array([segment.char_start for segment in self.segments])
-        ends = np.array([segment.char_end for segment in self.segments])
+        starts, ends = self._places
         found = []
         for start, end in self.samples[i].evidence:
             held = np.minimum(ends, end) - np.maximum(starts, start)
             found.append({int(index) for index in np.flatnonzero(held == held.max())})
         return found
+
+    @cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """First and last characters of the segments, each int64 [n]."""
+        starts = np.array([segment.char_start for segment in self.segments])
+        return starts, np.array([segment.char_end for segment in self.segments])
 
     def rank(self, i: int, ranking: np.ndarray) -> int | None:
         """How many segments a method must keep to have all of the evidence, less one: 0 = the best one is enough.

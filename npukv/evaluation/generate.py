@@ -38,8 +38,6 @@ def generate_answers(
     Raises:
         InputError: a prompt and its answer do not fit the model's context.
     """
-    import torch
-
     jobs: dict[tuple[int, ...], int] = {}
     for prompt, new in zip(prompts, max_new_tokens, strict=True):
         if len(prompt) + new > lm.context:
@@ -48,34 +46,51 @@ def generate_answers(
         jobs[key] = max(new, jobs.get(key, 0))
     order = sorted(jobs, key=lambda prompt: (jobs[prompt], len(prompt)))
     ends = end_of_answer(lm)
-    pad = ends[0] if ends else 0
-    ending = set(ends)
+    ending, chat = set(ends), getattr(lm.tokenizer, "chat_template", None)
+    limit = lm.device.batch_tokens
     answers: dict[tuple[int, ...], str] = {}
     while len(answers) < len(order):
-        group = _next_batch(order, len(answers), lm.device.batch_tokens, jobs)
-        width = max(map(len, group))
-        x = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in group])  # [B, S]
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in group])
-        with torch.inference_mode():
-            out = lm.model.generate(
-                x.to(lm.model.device),
-                attention_mask=mask.to(lm.model.device),
-                max_new_tokens=jobs[group[0]],
-                do_sample=False,
-                eos_token_id=ends or None,
-                pad_token_id=pad,
-            )
-        for prompt, row in zip(group, out[:, width:].tolist(), strict=True):
-            answers[prompt] = lm.decode(row[: next((i for i, token in enumerate(row) if token in ending), len(row))])
+        group = _next_batch(order, len(answers), limit, jobs)
+        try:
+            rows = _run(lm, group, jobs[group[0]], ends)
+        except Exception as error:
+            if not lm.device.is_out_of_memory(error) or len(group) == 1:
+                raise
+            limit = len(group) * len(group[-1]) // 2
+            lm.device.release_memory()
+            continue
+        for prompt, row in zip(group, rows, strict=True):
+            text = lm.decode(row[: next((i + 1 for i, token in enumerate(row) if token in ending), len(row))])
+            answers[prompt] = text if chat else text.partition("\n")[0]  # the ending token may begin with a period
         if progress is not None:
             progress(len(answers), len(order))
     return [answers[tuple(prompt)] for prompt in prompts]
 
 
+def _run(lm: LanguageModel, group: list[tuple[int, ...]], new: int, ends: list[int]) -> list[list[int]]:
+    """New tokens of each prompt: at most ``new``, padding and all behind an end included."""
+    import torch
+
+    pad = ends[0] if ends else 0
+    width = max(map(len, group))
+    x = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in group])  # [B, S]
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in group])
+    with torch.inference_mode():
+        out = lm.model.generate(
+            x.to(lm.model.device),
+            attention_mask=mask.to(lm.model.device),
+            max_new_tokens=new,
+            do_sample=False,
+            eos_token_id=ends or None,
+            pad_token_id=pad,
+        )
+    return out[:, width:].tolist()
+
+
 def _next_batch(
     order: Sequence[tuple[int, ...]], at: int, limit: int, new: dict[tuple[int, ...], int]
 ) -> list[tuple[int, ...]]:
-    """Prompts from ``at`` on with equally long answers whose padded tokens stay within ``limit``; at least one."""
+    """Prompts from ``at`` on with equally long answers, padded at most ``limit`` tokens in all; at least one."""
     end = at + 1
     while end < len(order) and new[order[end]] == new[order[at]] and (end + 1 - at) * len(order[end]) <= limit:
         end += 1

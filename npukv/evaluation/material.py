@@ -35,6 +35,7 @@ class Material:
     """
 
     def __init__(self, text: str, tokenizer: Any, *, split: str = "held-out", documents: Path | None = None):
+        self.tokenizer = tokenizer
         self.count: Count = token_counter(tokenizer)
         self.haystack = Haystack(text, self.count)
         self.split = split

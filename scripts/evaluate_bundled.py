@@ -1,0 +1,325 @@
+"""What the bundled model can do, alone and with XL3M: in its context, on 256 segments, on 20M tokens, on RULER at 128K.
+
+    python scripts/evaluate_bundled.py --data DATA --out OUT [--quick] [--parts a,b,c,d]
+
+DATA holds classics/train_*.jsonl.xz (four files are enough), classics/valid.jsonl.xz and ruler/inputs. OUT receives
+results.json, tables.txt and records.jsonl.xz (every single result). Words and templates of facts are held out from
+training; so are the texts, except in part c, for which 20M tokens of held-out text do not exist.
+
+a  in a context of 2K: every task, and bits per byte on held-out novels, beside a baseline model's
+b  256 segments, easy (no rivals), hard (rivals in a quarter of the segments), decoys: ranks and answers by measure and
+   by number of segments kept
+c  20M tokens with rivals in a quarter of the segments: 20 facts: ranks, answers, time
+d  RULER at 128K through XL3M beside RULER in the model's own context; in rounds over all tasks until time is up
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import multiprocessing
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the worker processes are the parallelism
+
+from evaluate_work import (
+    OVERLAP,
+    SEGMENT,
+    Shared,
+    Work,
+    field_jobs,
+    make_field,
+    make_long_text,
+    make_task,
+    read_documents,
+    tokenize_by,
+)
+
+from npukv.bundled import model_folder
+from npukv.evaluation.case import Case
+from npukv.evaluation.facts import KINDS
+from npukv.evaluation.generate import generate_answers
+from npukv.evaluation.material import Material
+from npukv.evaluation.methods import Inapplicable, find_method
+from npukv.evaluation.metrics import mean_and_interval, score_output
+from npukv.evaluation.perplexity import measure_perplexity
+from npukv.evaluation.sample import Sample
+from npukv.evaluation.summary import write_json, write_text
+from npukv.evaluation.tasks import TASKS
+
+MEASURES = ("first", "certainty", "question", "certainty+question")
+KEEPS = ("1", "2", "4", "fill")
+XL3M = tuple(f"xl3m:{measure}:{keep}" for measure in MEASURES for keep in KEEPS)
+BM25 = tuple(f"bm25:{keep}" for keep in KEEPS)
+
+
+def run_cases(
+    lm: Any, works: Iterable[Work | None], methods: Sequence[str], batch: int | None = None
+) -> list[dict[str, Any]]:
+    """Choose segments for every sample by every method, then answer all of them in batches: one record each."""
+    from npukv.relevance.answer import key_context
+
+    chosen = {name: find_method(name) for name in methods}
+    records: list[dict[str, Any]] = []
+    prompts, asked = [], []
+    for samples, tokens in filter(None, works):
+        case = Case(lm, samples, tokens=tokens, segment=SEGMENT, overlap=OVERLAP, batch=batch)
+        for i, sample in enumerate(samples):
+            for name, method in chosen.items():
+                try:
+                    choice = method(case, i)
+                except Inapplicable:
+                    continue
+                records.append(
+                    {
+                        "task": sample.task,
+                        "method": name,
+                        "question": sample.question,
+                        "answers": sample.answers,
+                        "rank": None if choice.ranking is None else case.rank(i, choice.ranking),
+                        "seconds": case.seconds,
+                    }
+                )
+                prompts.append(key_context(case.prompts[i], tokens, choice.spans))
+                asked.append(sample)
+    outputs = generate_answers(lm, prompts, [sample.max_new_tokens for sample in asked])
+    for record, sample, output in zip(records, asked, outputs, strict=True):
+        record |= {"output": output, "score": score_output(sample, output)}
+    return records
+
+
+def in_context(lm: Any, works: dict[str, Iterator[Work | None]], log: Log) -> dict[str, Any]:
+    """Part a: every task within the model's context."""
+    table = {}
+    for name, made in works.items():
+        records = run_cases(lm, made, ["full"])
+        if records:
+            log.keep("a", records)
+            table[name] = mean_and_interval(record["score"] for record in records)
+    rows = [[name, percent(score), score["n"]] for name, score in table.items()]
+    log.table("a. In the model's context", rows, ["task", "score (%, 95%)", "N"])
+    return table
+
+
+def novels(models: dict[str, Any], text: str, log: Log) -> dict[str, Any]:
+    """Part a: bits per byte on held-out novels."""
+    found = {name: measure_perplexity(lm, text, batch=16).as_dict() for name, lm in models.items() if lm is not None}
+    rows = [[name, f"{p['bits_per_byte']:.4f}", f"{p['perplexity']:.1f}", p["tokens"]] for name, p in found.items()]
+    log.table("a. Held-out novels", rows, ["model", "bits per byte", "perplexity", "tokens"])
+    return found
+
+
+def fields(lm: Any, works: dict[str, Iterator[Work]], segments: int, log: Log) -> dict[str, Any]:
+    """Part b: ranks and answers on ``segments`` segments, easy, hard and with decoys."""
+    found = {}
+    for level, made in works.items():
+        started = time.perf_counter()
+        records = run_cases(lm, made, ["oracle", "last", "random", *XL3M, *BM25])
+        log.keep(f"b {level}", records)
+        found[level] = ranks_and_answers(records)
+        n, seconds = found[level]["oracle"]["score"]["n"], time.perf_counter() - started
+        log.ranks(f"b. {level}: {segments} segments, N = {n}, {seconds:.0f} s", found[level])
+    return found
+
+
+def long_text(lm: Any, samples: list[Sample], pool: Any, log: Log) -> dict[str, Any]:
+    """Part c: facts in 20M tokens with rivals. BM25 is left out: indexing alone would take as long as all the rest."""
+    started = time.perf_counter()
+    tokens = tokenize_by(pool, samples[0].context)
+    seconds = {"tokenise": time.perf_counter() - started}
+    batch = max(1, 4 * lm.device.batch_tokens // SEGMENT)  # several questions share the segments' reading
+    once = Case(lm, samples[:1], tokens=tokens, segment=SEGMENT, overlap=OVERLAP)
+    seconds["one question"] = once.scores[0].seconds
+    records = run_cases(lm, [(samples, tokens)], ["oracle", "last", *XL3M], batch)
+    log.keep("c", records)
+    seconds["all questions"] = max(record["seconds"] for record in records)
+    found = ranks_and_answers(records)
+    times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    log.ranks(f"c. {len(tokens):,} tokens, {len(once.segments):,} segments, {len(samples)} facts; {times}", found)
+    ranks = [[measure, *_by_kind(found[f"xl3m:{measure}:1"])] for measure in MEASURES]
+    log.table("c. Ranks (0 = first)", ranks, ["measure", *KINDS])
+    return {"tokens": len(tokens), "segments": len(once.segments), "seconds": seconds, "methods": found}
+
+
+def _by_kind(entry: dict[str, Any]) -> list[str]:
+    return [" ".join(map(str, cell["ranks"])) for cell in entry["kinds"].values()]
+
+
+def ruler(
+    lm: Any, works: Iterator[Work | None], tokens: int, n: int, deadline: float, own: dict[str, Any], log: Log
+) -> dict[str, Any]:
+    """Part d: RULER at ``tokens`` tokens through XL3M, in rounds until the deadline; beside it, in the own context."""
+    names = [name for name in TASKS if name.startswith("ruler-")]
+    methods = ["xl3m", "xl3m:certainty+question:1", "xl3m:certainty+question:fill", "last", "oracle"]
+    records: list[dict[str, Any]] = []
+    done = 0
+    while done < n and (done == 0 or time.perf_counter() < deadline):
+        rounds = min(10, n - done)
+        records += run_cases(lm, islice(works, rounds * len(names)), methods)
+        done += rounds
+    log.keep("d", records)
+    found: dict[str, Any] = defaultdict(dict)
+    for name in names:
+        for method in methods:
+            scores = [r["score"] for r in records if r["task"] == name and r["method"] == method]
+            if scores:
+                found[name][method] = mean_and_interval(scores)
+    rows = [
+        [name, percent(own.get(name)), *(percent(entry.get(method)) for method in methods)]
+        for name, entry in found.items()
+    ]
+    log.table(f"d. RULER at {tokens:,} tokens, N = {done}", rows, ["task", "own context, full", *methods])
+    return dict(found)
+
+
+def ranks_and_answers(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """For each method: scores, and how often the evidence is first or among the first four, in all and by kind."""
+
+    def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        ranks = [row["rank"] for row in rows if row["rank"] is not None]
+        return {
+            "score": mean_and_interval(row["score"] for row in rows),
+            "best1": mean_and_interval(float(rank < 1) for rank in ranks) if ranks else None,
+            "best4": mean_and_interval(float(rank < 4) for rank in ranks) if ranks else None,
+            "ranks": ranks,
+        }
+
+    grouped = defaultdict(list)
+    for record in records:
+        grouped[record["method"]].append(record)
+    found = {}
+    for method, group in grouped.items():
+        kinds = {kind: [row for row in group if row["task"].endswith(kind.replace(" ", ""))] for kind in KINDS}
+        found[method] = {**figures(group), "kinds": {kind: figures(rows) for kind, rows in kinds.items() if rows}}
+    return found
+
+
+def percent(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "–"
+    return f"{100 * score['mean']:.1f} ({100 * score['low']:.0f}–{100 * score['high']:.0f})"
+
+
+class Log:
+    """Tables as they come, on standard output and in a file; single results in a compressed one."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        self.text = ""
+        self.records: list[dict[str, Any]] = []
+
+    def table(self, title: str, rows: Sequence[Sequence[Any]], head: Sequence[str]) -> None:
+        cells = [[str(cell) for cell in row] for row in (head, *rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        ]
+        added = "\n".join(["", title, *lines, ""])
+        print(added, flush=True)
+        self.text += added
+        write_text(self.out / "tables.txt", self.text)
+
+    def ranks(self, title: str, found: dict[str, Any]) -> None:
+        rows = []
+        for method, entry in found.items():
+            row = [method, percent(entry["best1"]), percent(entry["best4"]), percent(entry["score"])]
+            for kind in KINDS:
+                cell = entry["kinds"].get(kind)
+                first = f" / {100 * cell['best1']['mean']:.0f}" if cell and cell["best1"] else ""
+                row.append(f"{100 * cell['score']['mean']:.0f}{first}" if cell else "–")
+            rows.append(row)
+        head = ["method", "rank 1 (%, 95%)", "top 4", "answers", *(f"{kind}: answers / rank 1" for kind in KINDS)]
+        self.table(title, rows, head)
+
+    def keep(self, part: str, records: Sequence[dict[str, Any]]) -> None:
+        self.records += [{"part": part, **record} for record in records]
+
+    def close(self) -> None:
+        with lzma.open(self.out / "records.jsonl.xz", "wt", encoding="utf-8", preset=1) as file:
+            file.writelines(json.dumps(record) + "\n" for record in self.records)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with classics/ and ruler/")
+    parser.add_argument("--out", type=Path, default=os.environ.get("OUT", "evaluation"), help="folder for the results")
+    parser.add_argument("--model", default=str(model_folder()), help="model folder; default: the bundled one")
+    parser.add_argument("--baseline", help="model folder to compare bits per byte with")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--parts", default="a,b,c,d")
+    parser.add_argument("--context", type=int, default=2048, help="tokens of a sample in a")
+    parser.add_argument("--n", type=int, default=200, help="samples of every task in a, questions of every level in b")
+    parser.add_argument("--ruler-n", type=int, default=200, help="samples of every task in d, if time allows")
+    parser.add_argument("--seconds", type=float, default=225, help="after so long, no further round of d begins")
+    parser.add_argument("--quick", action="store_true", help="a few samples at small sizes, to prove every path")
+    return parser.parse_args()
+
+
+def main() -> None:
+    began = time.perf_counter()
+    chosen = arguments()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    parts = chosen.parts.split(",")
+    n, ruler_n, segments, long_tokens, each, ruler_tokens = chosen.n, chosen.ruler_n, 256, 20_000_000, 5, 131_072
+    if chosen.quick:
+        n, ruler_n, segments, long_tokens, each, ruler_tokens = 4, 1, 12, 20_000, 1, 8_192
+
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(chosen.model)
+    held_out = "\n\n".join(read_documents([chosen.data / "classics" / "valid.jsonl.xz"]))
+    Shared.material = Material(held_out, tokenizer, documents=chosen.data / "ruler" / "inputs")
+    _ = Shared.material.words, Shared.material.haystack.tokens()  # found once here, inherited by all workers
+    log = Log(chosen.out)
+    results: dict[str, Any] = {"arguments": {key: str(value) for key, value in vars(chosen).items()}}
+    # Forked before the device is touched. One pool works through all samples, ahead of the model; the other makes
+    # part c's text, which is then tokenised by all cores at once.
+    processes = multiprocessing.get_context("fork")
+    with processes.Pool(os.cpu_count()) as pool, processes.Pool(os.cpu_count()) as spare:
+        near, spread = {}, {}
+        if "a" in parts:
+            near = {
+                name: pool.imap(make_task, [(name, chosen.context, seed) for seed in range(n)], 8) for name in TASKS
+            }
+        if "b" in parts:
+            spread = {level: pool.imap(make_field, jobs) for level, jobs in field_jobs(n, segments).items()}
+        if "c" in parts:
+            files = sorted((chosen.data / "classics").glob("train_*.jsonl.xz"))
+            far = spare.apply_async(make_long_text, (files, long_tokens, each))
+        if "d" in parts:
+            names = [name for name in TASKS if name.startswith("ruler-")]
+            deep = pool.imap(make_task, [(name, ruler_tokens, seed) for seed in range(ruler_n) for name in names])
+
+        import npukv
+        from npukv.environment import environment
+
+        lm = npukv.load(chosen.model, chosen.device)
+        results["environment"] = environment()
+        own: dict[str, Any] = {}
+        try:
+            if "a" in parts:
+                own = results["in_context"] = in_context(lm, near, log)
+                models = {"bundled": lm, "baseline": chosen.baseline and npukv.load(chosen.baseline, chosen.device)}
+                results["novels"] = novels(models, held_out[:200_000] if chosen.quick else held_out, log)
+            if "b" in parts:
+                results["segments"] = fields(lm, spread, segments, log)
+            if "c" in parts:
+                results["long"] = long_text(lm, far.get(), spare, log)
+            if "d" in parts:
+                results["ruler"] = ruler(lm, deep, ruler_tokens, ruler_n, began + chosen.seconds, own, log)
+        finally:  # what has been measured is kept, whatever happens
+            results["seconds"] = time.perf_counter() - began
+            write_json(chosen.out / "results.json", results)
+            log.close()
+    print(f"{results['seconds']:.0f} s in all; written to {chosen.out}")
+
+
+if __name__ == "__main__":
+    main()
