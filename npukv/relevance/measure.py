@@ -71,8 +71,8 @@ def _read(lm: LanguageModel, ids: torch.Tensor, cache: Any, prompt: Prompt, hori
             logits[:, i - 1].float(), asked[i].expand(ids.shape[0]), reduction="none"
         )
     likelihood /= max(1, len(asked) - 1)
-    entropies = _look_ahead(lm, logits[:, -1], cache, horizon)
-    if not bool(torch.isfinite(likelihood).all() & torch.isfinite(entropies[:, 0]).all()):
+    entropies, sound = _look_ahead(lm, logits[:, -1], cache, horizon)
+    if not bool(sound & torch.isfinite(likelihood).all()):
         raise ModelError(
             f"the model's logits are not numbers for a segment at or after number {index} (got NaN or infinity); "
             "its weights are damaged, or overflow in this type: try --dtype float32"
@@ -80,18 +80,23 @@ def _read(lm: LanguageModel, ids: torch.Tensor, cache: Any, prompt: Prompt, hori
     return Measured(entropies.cpu().numpy(), likelihood.cpu().numpy())
 
 
-def _look_ahead(lm: LanguageModel, logits: torch.Tensor, cache: Any, horizon: int) -> torch.Tensor:
-    """Entropies [b, horizon] at greedily decoded tokens, NaN after the token that ends a row's answer."""
+def _look_ahead(lm: LanguageModel, logits: torch.Tensor, cache: Any, horizon: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Entropies [b, horizon] at greedily decoded tokens, NaN after the token that ends a row's answer.
+
+    Also whether all of them until there are numbers: a boolean tensor.
+    """
     entropies = logits.new_full((logits.shape[0], horizon), float("nan"), dtype=torch.float32)
     stops = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     stops[list(lm.stop_ids)] = True
     live = torch.ones(logits.shape[0], dtype=torch.bool, device=logits.device)
+    sound = live.all()
     for step in range(horizon):
         entropy = torch.special.entr(logits.float().softmax(-1)).sum(-1)
+        sound = sound & (torch.isfinite(entropy) | ~live).all()
         entropies[:, step] = entropy.where(live, float("nan"))
         chosen = logits.argmax(-1)
         live = live & ~stops[chosen]
         if step + 1 == horizon or not bool(live.any()):
             break
         logits = lm.model(chosen[:, None], past_key_values=cache, logits_to_keep=1).logits[:, -1]
-    return entropies
+    return entropies, sound

@@ -65,7 +65,7 @@ def pick(
         values: [n], lower = more relevant.
         budget: tokens their union may have.
         neighbours: also take this many segments on each side of a chosen one, where the budget allows.
-        keep_head: take the text's first segment before all others (instructions often stand there).
+        keep_head: also take the text's first segment (instructions often stand there) if the best fits beside it.
 
     Raises:
         InputError: not even one segment fits the budget.
@@ -78,7 +78,7 @@ def pick(
     def fits(index: int) -> bool:
         return union_length([segments[i] for i in [*chosen, index]]) <= budget
 
-    if keep_head and fits(0):
+    if keep_head and union_length([segments[0], segments[int(order[0])]]) <= budget:
         chosen.append(0)
     taken = 0
     for index in (int(i) for i in order):
