@@ -156,14 +156,13 @@ def _stream(
     while position < len(plan.segments):
         chunk = range(position, min(position + size, len(plan.segments)))
         try:
-            parts = _score_chunk(lm, plan, chunk, done, keys, journal)
+            yield from _score_chunk(lm, plan, chunk, done, keys, journal)
         except Exception as error:
             if not lm.device.is_out_of_memory(error) or size == 1:
                 raise
             size = (size + 1) // 2
             lm.device.release_memory()
             continue
-        yield from parts
         if journal is not None and journal.recall("batch") != str(size):
             journal.remember("batch", str(size))
         position = chunk.stop
@@ -178,14 +177,16 @@ def _score_chunk(
     done: list[set[int]],
     keys: list[str],
     journal: Journal | None,
-) -> list[ScoredBatch]:
-    """Measure what is missing of some segments; questions that miss the same ones share the reading."""
+) -> Iterator[ScoredBatch]:
+    """Measure what is missing of some segments; questions that miss the same ones share the reading.
+
+    Each part is given out as soon as it is recorded: what memory runs out on later does not take it along.
+    """
     missing = defaultdict(list)
     for i, known in enumerate(done):
         rows = tuple(segment for segment in chunk if segment not in known)
         if rows:
             missing[rows].append(i)
-    parts = []
     for rows, questions in missing.items():
         windows = [plan.segments[row] for row in rows]
         ids = np.stack([plan.tokens.ids[window.start : window.end] for window in windows])
@@ -194,8 +195,8 @@ def _score_chunk(
             journal.record(rows, {keys[i]: values for i, values in zip(questions, measured, strict=True)})
         for i, values in zip(questions, measured, strict=True):
             done[i].update(rows)
-            parts.append(ScoredBatch(i, rows, values))
-    return parts
+        for i, values in zip(questions, measured, strict=True):
+            yield ScoredBatch(i, rows, values)
 
 
 def _remembered_size(journal: Journal | None) -> int | None:
