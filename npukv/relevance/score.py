@@ -193,7 +193,7 @@ def _score_chunk(
         measured = measure_batch(lm, ids, [plan.prompts[i] for i in questions], plan.horizon, rows[0])
         if journal is not None:
             journal.record(rows, {keys[i]: values for i, values in zip(questions, measured, strict=True)})
-        for i, values in zip(questions, measured, strict=True):
+        for i in questions:
             done[i].update(rows)
         for i, values in zip(questions, measured, strict=True):
             yield ScoredBatch(i, rows, values)
