@@ -77,6 +77,11 @@ def ask(
     wanted = parse_keep(keep or KEEP)
     lm = load(model, device, dtype)
     with ProgressReport() as progress:
+
+        def say(piece: str) -> None:
+            progress.close()  # a live bar would redraw itself over the answer
+            _write(piece)
+
         given = answer(
             lm,
             source.text,
@@ -93,7 +98,7 @@ def ask(
             run=run,
             batch=batch,
             progress=progress,
-            stream=None if as_json else _write,
+            stream=None if as_json else say,
         )
     used = [_place(source, part.start, part.end) | {"score": part.score} for part in given.segments]
     if as_json:

@@ -43,8 +43,13 @@ class ProgressReport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it stands, so that other output may follow it. Calling again changes nothing."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
