@@ -124,7 +124,7 @@ def test_importing_npukv_is_light() -> None:
 
 
 def test_help_is_light() -> None:
-    for command in ([], ["ask"], ["score"], ["sample"], ["info"]):
+    for command in ([], ["ask"], ["score"], ["eval"], ["sample"], ["info"]):
         assert not loaded_by(command_line([*command, "--help"], 0)) & {*HEAVY, "numpy"}, command
 
 
