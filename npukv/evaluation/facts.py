@@ -92,8 +92,10 @@ def draw_fact(
         )
     while value is None or (drawn and value in (attribute, *key.split("-"))):
         value = draw_value(rng, kind, words)
-    texts = (_fill(rng.choice(group[split]), kind, key, attribute, value, verb) for group in lists)
-    return Fact(kind, key, attribute, value, *texts, verb=verb)
+    statement, question, prefix = (
+        _fill(rng.choice(group[split]), kind, key, attribute, value, verb) for group in lists
+    )
+    return Fact(kind, key, attribute, value, statement, question, prefix, verb)
 
 
 def draw_rival(
