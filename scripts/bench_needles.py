@@ -87,9 +87,7 @@ def main() -> None:
         rows.append(row)
 
     kinds = [fact.kind for fact in facts]
-    print(
-        f"\n{len(tokens):,} tokens, {len(scored[0]):,} segments, {len(facts)} needles and questions ({options.forms} forms)"
-    )
+    print(f"\n{len(tokens):,} tokens, {len(scored[0]):,} segments, {len(facts)} questions ({options.forms} forms)")
     print(f"scored in {scored[0].seconds:.1f} s ({len(tokens) / scored[0].seconds:,.0f} tokens/s for all questions)")
     print(f"{'answers from':32s} {'right':>7s}   " + "  ".join(f"{kind:>8s}" for kind in KINDS))
     for method, hits in methods.items():
