@@ -152,6 +152,16 @@ class Case:
             found.append({int(index) for index in np.flatnonzero(held == held.max())})
         return found
 
+    def covering(self, i: int) -> list[int]:
+        """Segments that together hold all of sample ``i``'s evidence: one for each piece that no border cuts."""
+        starts, ends = self._places
+        found: set[int] = set()
+        for (start, end), holding in zip(self.samples[i].evidence, self.relevant(i), strict=True):
+            best = min(holding)
+            whole = starts[best] <= start and end <= ends[best]
+            found |= {best} if whole else {int(index) for index in np.flatnonzero((starts < end) & (start < ends))}
+        return sorted(found)
+
     @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """First and last characters of the segments, each int64 [n]."""

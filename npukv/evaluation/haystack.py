@@ -14,6 +14,7 @@ from npukv.errors import InputError
 Count = Callable[[Sequence[str]], list[int]]  # token counts of strings, each tokenised on its own, no special tokens
 
 BLOCK = 1000  # characters counted at a time
+COUNTED = 1_000_000  # tokens up to which every line is counted
 BATCH = 4096  # blocks per call of the tokenizer: keeps its output small at 20M tokens
 GAP = re.compile(r"(?<=\S)\s(?=\S)")  # a lone space between words: tokenizers do not merge across it
 
@@ -132,15 +133,14 @@ def _borders(text: str) -> Iterator[int]:
 
 
 def fill(lines: Iterator[str], tokens: int, count: Count, separator: str = "\n") -> list[str]:
-    """Lines drawn until they hold about ``tokens`` tokens: never more, short of it by a line, or by 1% when very long.
+    """Lines drawn until they hold ``tokens`` tokens: never more and short of it by a line, or within 1% if very long.
 
-    Every line is counted up to 4,096 of them; beyond, one in sixteen, so that 20 million tokens cost little more
-    counting than a million.
+    Every line is counted up to a million tokens; beyond, one in sixteen, so that 20 million tokens cost little more.
     """
     kept: list[str] = []
     used = 0.0
-    while len(kept) < 4096:
-        batch = list(islice(lines, 64))
+    while used < COUNTED:
+        batch = list(islice(lines, 64 if len(kept) < 4096 else 4096))
         if not batch:
             return kept
         for line, size in zip(batch, count([separator + line for line in batch]), strict=True):

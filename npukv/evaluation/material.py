@@ -11,7 +11,7 @@ from typing import Any
 
 from npukv.errors import InputError
 from npukv.evaluation.haystack import Count, Haystack, token_counter
-from npukv.evaluation.words import word_pool
+from npukv.evaluation.words import check_split, word_pool
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Material:
         self.tokenizer = tokenizer
         self.count: Count = token_counter(tokenizer)
         self.haystack = Haystack(text, self.count)
-        self.split = split
+        self.split = check_split(split)
         self.folder = documents
         self._questions: dict[str, tuple[list[Asked], list[str]]] = {}
 

@@ -73,12 +73,12 @@ def xl3m(case: Case, i: int, measure: str = "", keep: str = "") -> Choice:
 
 
 def oracle(case: Case, i: int) -> Choice:
-    """The segments with the evidence and nothing else: the most that choosing segments can reach."""
+    """The segments with the evidence and nothing else, as many as fit: the most that choosing segments can reach."""
     if not case.samples[i].evidence:
         raise Inapplicable("the sample has no evidence in one place")
-    wanted = sorted({min(segments) for segments in case.relevant(i)})
-    order = np.array(wanted + [index for index in range(len(case.segments)) if index not in set(wanted)])
-    return Choice(_best(case, i, order, str(len(wanted))).spans)
+    wanted = case.covering(i)
+    others = sorted(set(range(len(case.segments))) - set(wanted))
+    return Choice(_best(case, i, np.array([*wanted, *others]), str(len(wanted))).spans)
 
 
 METHODS: dict[str, Callable[..., Choice]] = {

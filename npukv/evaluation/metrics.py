@@ -38,9 +38,9 @@ def score_output(sample: Sample, output: str) -> float:
         InputError: the sample names no known metric, or expects no answer.
     """
     if sample.metric not in METRICS:
-        raise InputError(f"metric {sample.metric!r} of task {sample.task!r} is unknown: one of {', '.join(METRICS)}")
+        raise InputError(f"got metric {sample.metric!r} of task {sample.task!r}, expected one of: {', '.join(METRICS)}")
     if not sample.answers:
-        raise InputError(f"a sample of task {sample.task!r} expects no answer: give it at least one")
+        raise InputError(f"got a sample of task {sample.task!r} without an answer, expected at least one")
     return METRICS[sample.metric](output, sample.answers)
 
 
@@ -54,7 +54,7 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]
         (low, high), within 0..1; (0.0, 1.0) for n = 0.
     """
     if not 0 <= successes <= n:
-        raise InputError(f"{successes} successes in {n} trials: expected a number between 0 and {n}")
+        raise InputError(f"got {successes} successes in {n} trials, expected between 0 and {n}")
     if n == 0:
         return 0.0, 1.0
     rate = successes / n

@@ -54,8 +54,8 @@ def measure_perplexity(
         lm: the model.
         text: any text.
         window: tokens read at once, the beginning token included; None = the model's context.
-        stride: tokens from one window to the next; None = half a window, so that every counted token but the first
-            window's has at least half a window before it.
+        stride: tokens from one window to the next, fewer than a window holds; None = half a window, so that every
+            counted token but the first window's has at least half a window before it.
         batch: windows per forward pass.
         cache: makes the KV cache to be judged, one per batch of windows; None = none. Call once with and once without
             to compare a compression method with the full cache.
@@ -69,26 +69,26 @@ def measure_perplexity(
     """
     from npukv.text import tokenize
 
-    window = window or lm.context
-    stride = stride or max(1, window // 2)
-    if not 2 <= window <= lm.context or not 1 <= stride < window:
+    bos = lm.tokenizer.bos_token_id
+    head = [] if bos is None else [bos]
+    window = lm.context if window is None else window
+    body = window - len(head)
+    stride = max(1, body // 2) if stride is None else stride
+    if not 2 <= body <= lm.context - len(head) or not 1 <= stride < body:
         raise InputError(
-            f"got window {window} and stride {stride}, expected 2 <= window <= {lm.context} (the model's context) "
-            "and 1 <= stride < window"
+            f"got window {window} and stride {stride}, expected a window of {2 + len(head)} to {lm.context} tokens "
+            f"(the model's context) and a stride of 1 to {window - len(head) - 1}"
         )
     if not text.strip():
         raise InputError("got an empty text, expected words to measure perplexity on")
-    bos = lm.tokenizer.bos_token_id
-    head = [] if bos is None else [bos]
     tokens = tokenize(lm.tokenizer, text)
     ids = tokens.ids.tolist()
     first = 0 if head else 1  # tokens before it are not predicted
     if len(ids) <= first:
         raise InputError(f"got a text of {len(ids)} tokens, expected at least {first + 1}")
-    body = window - len(head)
     starts = [0]
     while starts[-1] + body < len(ids):
-        starts.append(min(starts[-1] + min(stride, body), len(ids) - min(body, len(ids))))
+        starts.append(min(starts[-1] + stride, len(ids) - body))
     nats, done = 0.0, first
     for at in range(0, len(starts), batch):
         group = starts[at : at + batch]

@@ -12,7 +12,7 @@ import string
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from npukv.errors import InputError
 from npukv.evaluation.haystack import fill
@@ -158,12 +158,20 @@ def coded_words_task(material: Material, tokens: int, seed: int, depth: float | 
     free = _room(material, tokens, 50, CODED_HEAD, CODED_QUESTION, CODED_ANSWER)
     vocabulary = ["....", *_distinct(lambda: "".join(rng.choices(string.ascii_lowercase, k=6)), max(4, tokens // 50))]
     shares = [rank**-2.0 for rank in range(1, len(vocabulary) + 1)]
-    size = len(fill(_draws(vocabulary, shares, rng), free, material.count, separator=" "))
-    # Exact frequencies, not drawn ones: the three asked for must stand in this order in a short text too.
     whole = sum(shares)
-    counts = [round(size * share / whole) for share in shares]
+    sizes = material.count([" " + word for word in vocabulary])
+    n = int(free * whole / sum(size * share for size, share in zip(sizes, shares, strict=True)))
+    while True:
+        # Exact frequencies, not drawn ones: the three asked for must stand in this order in a short text too.
+        counts = [round(n * share / whole) for share in shares]
+        once = n - sum(counts)  # what rounding took from the rarest words
+        rare = counts.count(0)
+        counts[len(counts) - rare :] = [int(i < once) for i in range(rare)]
+        used = sum(size * times for size, times in zip(sizes, counts, strict=True))
+        if used <= free:
+            break
+        n -= max(1, (used - free) // max(sizes))
     words = [word for word, times in zip(vocabulary, counts, strict=True) for _ in range(times)]
-    words += vocabulary[counts.index(0) :][: size - len(words)]
     rng.shuffle(words)
     context = CODED_HEAD + " " + " ".join(words)
     return _sample(task, context, CODED_QUESTION, vocabulary[1:4], [], CODED_ANSWER, "all", 50, seed)
@@ -303,12 +311,6 @@ def _repeat(words: Iterable[str], times: int) -> Iterator[str]:
     for word in words:
         for _ in range(times):
             yield word
-
-
-def _draws(words: Sequence[str], weights: Sequence[float], rng: random.Random) -> Iterator[str]:
-    totals = list(accumulate(weights))
-    while True:
-        yield from rng.choices(words, cum_weights=totals, k=1024)
 
 
 def _insert_lines(lines: Sequence[str], pieces: Sequence[tuple[int, str]]) -> tuple[str, list[tuple[int, int]]]:
