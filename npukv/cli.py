@@ -201,10 +201,9 @@ def sample(
     from npukv import bundled
     from npukv.errors import InputError
 
-    text, places = bundled.sample_text(), []
-    for number, sentence in enumerate(hide or []):
-        text, place = bundled.hide(text, sentence, seed + number)
-        places.append(f"hidden at character {place:,}: {sentence}")
+    sentences = hide or []
+    text, starts = bundled.hide(bundled.sample_text(), sentences, seed)
+    places = [f"hidden at character {at:,}: {said}" for at, said in zip(starts, sentences, strict=True)]
     try:
         out.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
@@ -270,21 +269,19 @@ def _summarise(given: Any, used: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Entry point: 0 with an answer, 1 without, 2 for input that cannot be used, 130 when interrupted."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(standalone_mode=False)  # typer gives an early exit's status back, and 130 for an interrupt
     except NpukvError as error:
         print(f"npukv: {error}", file=sys.stderr)
         sys.exit(1 if type(error) is NpukvError else 2)
-    except KeyboardInterrupt:
-        print("npukv: interrupted; with --run, the same command goes on where this one stopped", file=sys.stderr)
-        sys.exit(130)
     except Exception as error:
         usage = _usage_error(error)
         if usage is None:
             raise
         print(f"npukv: {usage}", file=sys.stderr)
         sys.exit(2)
+    if code == 130:
+        print("npukv: interrupted; with --run, the same command goes on where this one stopped", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _usage_error(error: Exception) -> str | None:

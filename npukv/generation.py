@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from npukv.errors import ModelError
 from npukv.language_model import LanguageModel
 
 
@@ -23,8 +24,18 @@ def generate(
 
     Returns:
         The answer, stripped, and the number of tokens generated.
+
+    Raises:
+        ModelError: the model's logits are not numbers.
     """
-    from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextStreamer
+    from transformers import (
+        GenerationConfig,
+        LogitsProcessor,
+        LogitsProcessorList,
+        StoppingCriteria,
+        StoppingCriteriaList,
+        TextStreamer,
+    )
 
     one_line = not getattr(lm.tokenizer, "chat_template", None)
 
@@ -32,6 +43,15 @@ def generate(
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             if stream is not None and text:
                 stream(text)
+
+    class OnlyNumbers(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            if bool(torch.isnan(scores).any()):
+                raise ModelError(
+                    "the model's logits are not numbers while answering (got NaN); its weights are damaged, or "
+                    "overflow in this type: try --dtype float32"
+                )
+            return scores
 
     class LineEnd(StoppingCriteria):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
@@ -51,6 +71,7 @@ def generate(
         attention_mask=torch.ones_like(prompt),
         generation_config=config,
         past_key_values=lm.new_cache(len(ids) + max_new_tokens),
+        logits_processor=LogitsProcessorList([OnlyNumbers()]),
         stopping_criteria=StoppingCriteriaList([LineEnd()] if one_line else []),
         streamer=Pieces(lm.tokenizer, skip_prompt=True, skip_special_tokens=True),
     )

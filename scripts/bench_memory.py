@@ -58,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for times in options.times:
             path = Path(folder) / f"{times}.txt"
-            text, _ = bundled.hide("\n".join([bundled.sample_text()] * times), SENTENCE, seed=times)
+            text, _ = bundled.hide("\n".join([bundled.sample_text()] * times), [SENTENCE], seed=times)
             path.write_text(text, encoding="utf-8", newline="")
             run = ask(path, options.model)
             run["characters"] = len(text)

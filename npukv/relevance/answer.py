@@ -98,9 +98,6 @@ def answer(
     started = time.perf_counter()
     tokens = as_tokens(lm, text, progress)
     seconds = {"tokenise": time.perf_counter() - started, "score": 0.0}
-    if len(tokens) <= budget:
-        whole = (Used(0, tokens.characters, None),)
-        return _read(lm, prompt, tokens, [(0, len(tokens))], whole, None, max_new_tokens, seconds, stream)
     cutting: dict[str, Any] = {
         "segment": segment,
         "overlap": overlap,
@@ -108,7 +105,10 @@ def answer(
         "horizon": horizon,
         "answer_prefix": answer_prefix,
     }
-    plan = make_plan(lm, tokens, (question,), **cutting)
+    plan = make_plan(lm, tokens, (question,), **cutting)  # refuses wrong options whatever the text's length
+    if len(tokens) <= budget:
+        whole = (Used(0, tokens.characters, None),)
+        return _read(lm, prompt, tokens, [(0, len(tokens))], whole, None, max_new_tokens, seconds, stream)
     pick(np.zeros(len(plan.segments)), plan.segments, budget, Keep(1))  # refuses segments no budget holds
     scores = score_segments(lm, tokens, question, run=run, batch=batch, progress=progress, **cutting)
     seconds["score"] = scores.seconds
