@@ -20,7 +20,7 @@ def test_sample_text_is_the_whole_bible(bible: str) -> None:
 
 @given(st.text("ab.\n", max_size=60), st.integers(0, 1000))
 def test_hidden_at_the_end_of_a_line(text: str, seed: int) -> None:
-    hidden, place = hide(text, " The pass key is 7. ", seed)
+    hidden, place = hide(text, [" The pass key is 7. "], seed)
     sentence = "The pass key is 7."
     assert hidden[place : place + len(sentence)] == sentence
     assert hidden[: place - 1] + hidden[place + len(sentence) :] == text
@@ -30,6 +30,6 @@ def test_hidden_at_the_end_of_a_line(text: str, seed: int) -> None:
 
 def test_place_depends_on_the_seed_alone() -> None:
     text = "line\n" * 1000
-    places = [hide(text, "Here.", seed)[1] for seed in (1, 2, 3, 1)]
+    places = [hide(text, ["Here."], seed)[1][0] for seed in (1, 2, 3, 1)]
     assert places[0] == places[3]
     assert len(set(places)) == 3
