@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -32,6 +34,15 @@ def test_the_answer_is_the_first_line(chains: Any, said: str, expected: str, cou
     assert text == expected
     assert "".join(pieces).strip() == expected
     assert generated == count
+
+
+def test_a_token_that_crosses_the_line_end_is_cut(chains: Any) -> None:
+    wider = copy.deepcopy(chains.tokenizer)
+    wider.add_tokens([".\nAnd"])
+    lm = dataclasses.replace(chains, tokenizer=wider).load({": the LORD.\nAnd": 30.0})
+    text, generated, pieces = ask(lm)
+    assert (text, generated) == ("the LORD.", 3)
+    assert "".join(pieces).strip() == text
 
 
 def test_no_more_than_asked_for(chains: Any) -> None:

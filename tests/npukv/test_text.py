@@ -65,8 +65,8 @@ def variants(tokenizer: Any) -> dict[str, Any]:
         return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
 
     trimmed, folded, spaced = copy(), copy(), copy()
-    trimmed.post_processor = processors.ByteLevel(trim_offsets=True)
-    folded.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    trimmed.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=True)
+    folded.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
     spaced.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     named = {"trimmed": trimmed, "folded": folded, "spaced": spaced}
     return {"plain": tokenizer} | {
