@@ -40,7 +40,12 @@ def generate(
     one_line = not getattr(lm.tokenizer, "chat_template", None)
 
     class Pieces(TextStreamer):
+        ended = False
+
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            if one_line:  # one token may hold the line's end and what follows it
+                text, end, _ = ("" if self.ended else text).partition("\n")
+                self.ended = self.ended or bool(end)
             if stream is not None and text:
                 stream(text)
 

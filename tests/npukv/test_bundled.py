@@ -20,7 +20,7 @@ def test_sample_text_is_the_whole_bible(bible: str) -> None:
 
 @given(st.text("ab.\n", max_size=60), st.integers(0, 1000))
 def test_hidden_at_the_end_of_a_line(text: str, seed: int) -> None:
-    hidden, place = hide(text, [" The pass key is 7. "], seed)
+    hidden, (place,) = hide(text, [" The pass key is 7. "], seed)
     sentence = "The pass key is 7."
     assert hidden[place : place + len(sentence)] == sentence
     assert hidden[: place - 1] + hidden[place + len(sentence) :] == text
