@@ -18,14 +18,16 @@ def test_sample_text_is_the_whole_bible(bible: str) -> None:
     assert "\r" not in bible
 
 
-@given(st.text("ab.\n", max_size=60), st.integers(0, 1000))
-def test_hidden_at_the_end_of_a_line(text: str, seed: int) -> None:
-    hidden, (place,) = hide(text, [" The pass key is 7. "], seed)
-    sentence = "The pass key is 7."
-    assert hidden[place : place + len(sentence)] == sentence
-    assert hidden[: place - 1] + hidden[place + len(sentence) :] == text
-    after = hidden[place + len(sentence) :]
-    assert not after or after.startswith("\n") or "\n" not in text.strip("\n")
+@given(st.text("ab.\n", max_size=60), st.lists(st.text("XY", min_size=1, max_size=5), max_size=5), st.integers(0, 99))
+def test_hidden_at_the_ends_of_lines(text: str, sentences: list[str], seed: int) -> None:
+    hidden, places = hide(text, [f" {sentence} " for sentence in sentences], seed)
+    assert len(places) == len(sentences)
+    for sentence, place in zip(sentences, places, strict=True):
+        assert hidden[place - 1 : place + len(sentence)] == f" {sentence}"
+        after = hidden[place + len(sentence) :]
+        assert not after or after[0] in "\n "  # a line's end, or another hidden one
+    assert "".join(character for character in hidden if character not in "XY ") == text
+    assert len(hidden) == len(text) + sum(len(sentence) + 1 for sentence in sentences)
 
 
 def test_place_depends_on_the_seed_alone() -> None:
