@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 DEFAULT_TASKS = "needle-number,needle-word,needle-place,rivals-number,two-facts,key-values,ruler-niah_single_2"
-DEFAULT_METHODS = "full,last,random,bm25,xl3m:first,xl3m,oracle"
+DEFAULT_METHODS = "full,last,bm25,xl3m:first,xl3m,oracle"
 DEFAULT_LENGTHS = "2k,8k"
 DEFAULT_N = 4
 PERPLEXITY_CHARACTERS = 65_536

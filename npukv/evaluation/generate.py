@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from npukv.language_model import LanguageModel
 
 
+# Devices that read fewer tokens at once are busy with one prompt, and masks for padding only cost them time.
+PADDING = 32_768
+
+
 def end_of_answer(lm: LanguageModel) -> list[int]:
     """Tokens that end an answer: end of sequence, and for models without a chat template the end of the line."""
     if getattr(lm.tokenizer, "chat_template", None):
         return list(lm.end_ids)
-    texts = lm.tokenizer.batch_decode([[i] for i in range(len(lm.tokenizer))])
-    return sorted({*lm.end_ids, *(i for i, text in enumerate(texts) if "\n" in text)})
+    texts = lm.tokenizer.batch_decode([[i] for i in lm.stop_ids])
+    return sorted({*lm.end_ids, *(i for i, text in zip(lm.stop_ids, texts, strict=True) if "\n" in text)})
 
 
 def generate_answers(
@@ -28,7 +32,7 @@ def generate_answers(
 ) -> list[str]:
     """Greedy continuations of prompts, up to the end of the answer; equal prompts are run once.
 
-    Prompts of similar length are batched, padded on the left.
+    Prompts of similar length are batched, padded on the left; of equal length alone where batches bring nothing.
 
     Args:
         prompts: token ids, special tokens included.
@@ -82,6 +86,7 @@ def _run(lm: LanguageModel, group: list[tuple[int, ...]], new: int, ends: list[i
             max_new_tokens=new,
             do_sample=False,
             eos_token_id=ends or None,
+            past_key_values=lm.new_cache(width + new),
             pad_token_id=pad,
         )
     return out[:, width:].tolist()
@@ -93,5 +98,7 @@ def _next_batch(
     """Prompts from ``at`` on with equally long answers, padded at most ``limit`` tokens in all; at least one."""
     end = at + 1
     while end < len(order) and new[order[end]] == new[order[at]] and (end + 1 - at) * len(order[end]) <= limit:
+        if limit < PADDING and len(order[end]) > len(order[at]):
+            break
         end += 1
     return list(order[at:end])

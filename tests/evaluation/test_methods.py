@@ -135,8 +135,10 @@ def test_a_question_that_leaves_no_room_is_refused(llama: Any, text: str) -> Non
         Case(llama, [hidden(text, 900, max_new_tokens=250)]).room(0)
 
 
-def test_answers_in_batches_are_those_one_by_one(lm: Any, text: str) -> None:
+@pytest.mark.parametrize("limit", [120, 262_144])
+def test_answers_in_batches_are_those_one_by_one(lm: Any, text: str, limit: int, monkeypatch: Any) -> None:
     """Left padding, batching and doubles change nothing."""
+    monkeypatch.setattr(lm.device, "batch_tokens", limit)
     prompts = [[*build_prompt(lm.tokenizer, "?").head, *lm.encode(text[i : i + 7 + 40 * i])] for i in range(6)]
     prompts.append(prompts[2])
     together = generate_answers(lm, prompts, [5] * 7)
