@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from bundled_data import BOS, EOS
+from bundled_variety import attribute, vary, verb
 
 from npukv.evaluation.facts import KINDS, Fact, decoys, draw_fact, restate
 from npukv.evaluation.pairs import ask_all, draw_pairs, join_questions
@@ -239,10 +240,10 @@ class Sequences:
         words = self.words
         style = rng.random()
         if n == 1:
-            return [draw_fact(rng, rng.choice(KINDS), words, SPLIT)]
+            return [self._fact(rng, rng.choice(KINDS))]
         family = rng.sample(words, max(3, int(n**0.5) + 2)) if rng.random() < 0.3 else None
         kind = rng.choice(KINDS)
-        first = draw_fact(rng, kind, words, SPLIT, key=draw_key(rng, family or words))
+        first = self._fact(rng, kind, draw_key(rng, family or words))
         facts = [first]
         taken = {first.key}
         for _ in range(n * 4):
@@ -254,14 +255,21 @@ class Sequences:
             same = key in taken  # the same key with another attribute
             taken.add(key)
             if style < 0.35 and not same:
-                facts.append(draw_fact(rng, kind, words, SPLIT, key=key, attribute=first.attribute, verb=first.verb))
+                facts.append(self._fact(rng, kind, key, like=first))
             elif style < 0.65 and not same:
-                facts.append(draw_fact(rng, kind, words, SPLIT, key=key))
+                facts.append(self._fact(rng, kind, key))
             else:
-                other = draw_fact(rng, rng.choice(KINDS), words, SPLIT, key=key)
+                other = self._fact(rng, rng.choice(KINDS), key)
                 if all((other.key, other.attribute) != (fact.key, fact.attribute) for fact in facts):
                     facts.append(other)
         return facts
+
+    def _fact(self, rng: random.Random, kind: str, key: str | None = None, like: Fact | None = None) -> Fact:
+        """A fact of the lists or in free variation; ``like`` gives attribute and verb."""
+        has = like.attribute if like else attribute(rng, kind, self.words)
+        does = like.verb if like else verb(rng, self.words) if kind == "place" else None
+        fact = draw_fact(rng, kind, self.words, SPLIT, key=key, attribute=has, verb=does)
+        return vary(rng, fact, self.words) if rng.random() < 0.8 else fact
 
     def _needles(self, rng: random.Random, size: int) -> tuple[list[int], list[int]]:
         """RULER's needle tasks: several keys, values or queries, in text, in noise, or among other needles."""

@@ -1,0 +1,216 @@
+"""Training of the bundled model at toy size: data, sequences, optimizer, resuming, checks."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+if not (SCRIPTS / "train_bundled.py").exists():
+    pytest.skip("needs the checkout's scripts folder", allow_module_level=True)
+sys.path.insert(0, str(SCRIPTS))
+
+import bundled_check  # noqa: E402
+import bundled_sequences  # noqa: E402
+import bundled_variety  # noqa: E402
+import train_bundled  # noqa: E402
+from bundled_optimizer import Muon, orthogonalize  # noqa: E402
+
+from npukv.evaluation import templates  # noqa: E402
+from npukv.evaluation.facts import KINDS, draw_fact  # noqa: E402
+from npukv.evaluation.words import held_out, split_words  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder made by bundled_data.py from made-up works."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghijklmnoprstuvw", k=rng.randint(4, 8))) for _ in range(400)]
+    source = tmp_path_factory.mktemp("classics")
+    for name, n in (("train_00", 4), ("valid", 1)):
+        with lzma.open(source / f"{name}.jsonl.xz", "wt", encoding="utf-8") as file:
+            for _ in range(n):
+                sentences = (" ".join(rng.choices(words, k=9)) + "." for _ in range(500))
+                file.write(json.dumps({"text": "\n\n".join(s.capitalize() + " " + s for s in sentences)}) + "\n")
+    out = tmp_path_factory.mktemp("data")
+    command = [sys.executable, str(SCRIPTS / "bundled_data.py"), "--classics", str(source), "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def sequences(data: Path, tmp_path_factory: pytest.TempPathFactory) -> bundled_sequences.Sequences:
+    array = train_bundled.unpack_tokens(data, tmp_path_factory.mktemp("array"))
+    words = split_words((data / "words.txt").read_text().split(), "train")
+    return bundled_sequences.Sequences(np.load(array), Tokenizer.from_file(str(data / "tokenizer.json")), words)
+
+
+def options(data: Path, out: Path, *more: str):  # type: ignore[no-untyped-def]
+    small = "--width 32 --layers 1 --heads 2 --feed-forward 48 --length 2048 --tokens 2048 --workers 0 --device cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train", "--data", str(data), "--out", str(out), *small.split(), *more])
+        return train_bundled.settings()
+
+
+def test_tokens_are_the_works_and_each_is_closed(data: Path, sequences: bundled_sequences.Sequences) -> None:
+    ends = np.flatnonzero(sequences.tokens == 1)
+    assert len(ends) == 4 and ends[-1] == len(sequences.tokens) - 1
+    assert not (sequences.tokens == 0).any()
+    tokenizer = Tokenizer.from_file(str(data / "tokenizer.json"))
+    assert len(tokenizer.encode("12345").ids) == 5
+    assert tokenizer.decode(tokenizer.encode("It's 3 o'clock.\n\nÉté").ids) == "It's 3 o'clock.\n\nÉté"
+
+
+@pytest.mark.parametrize("length", [512, 2048])
+def test_rows_have_their_length_and_follow_from_the_seed(sequences: bundled_sequences.Sequences, length: int) -> None:
+    for seed in range(40):
+        ids, weights = sequences.row(random.Random(seed), length)
+        assert ids.shape == weights.shape == (length + 1,)
+        assert ids[0] == 0 and weights.min() > 0
+        again, _ = sequences.row(random.Random(seed), length)
+        assert (ids == again).all()
+
+
+def test_the_heaviest_tokens_are_the_answers(sequences: bundled_sequences.Sequences) -> None:
+    found = 0
+    for seed in range(60):
+        ids, weights = sequences.row(random.Random(seed), 512)
+        text = sequences.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+        heavy = weights > bundled_sequences.PLAIN
+        starts = np.flatnonzero(heavy & ~np.roll(heavy, 1))
+        stops = np.flatnonzero(heavy & ~np.roll(heavy, -1)) + 1
+        for start, stop in zip(starts, stops, strict=True):
+            answer = sequences.tokenizer.decode(ids[start:stop].tolist())
+            before = sequences.tokenizer.decode(ids[max(0, start - 200) : start].tolist())
+            assert answer.startswith(" ") and answer.endswith(".")
+            assert "\nAnswer:" in before and "\n" not in before.rpartition("\nAnswer:")[2]
+            found += 1
+        assert ("\nQuestion:" in text) == bool(heavy.any())
+    assert found > 50
+
+
+def test_training_never_shows_held_out_forms_or_words(sequences: bundled_sequences.Sequences) -> None:
+    held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
+    held_verbs = {verb[0] for verb in templates.VERBS["held-out"]}
+    rng = random.Random(1)
+    for _ in range(400):
+        fact = sequences._fact(rng, rng.choice(KINDS))
+        if fact.kind != "place":
+            assert fact.attribute not in held_attributes
+        if fact.verb:
+            assert fact.verb[0] not in held_verbs
+        for word in (*fact.key.split("-"), fact.value):
+            assert not (word.isalpha() and held_out(word))
+    own = {form for name in dir(bundled_variety) if name.isupper() for form in getattr(bundled_variety, name)}
+    for name in ("STATEMENTS", "QUESTIONS", "LONE_STATEMENTS", "LONE_QUESTIONS", "PLACE_STATEMENTS", "PLACE_QUESTIONS"):
+        assert not own & set(getattr(templates, name)["held-out"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_variations_keep_the_fact(sequences: bundled_sequences.Sequences, kind: str) -> None:
+    rng = random.Random(2)
+    for _ in range(300):
+        fact = draw_fact(rng, kind, sequences.words, "train", key="oak-river")
+        varied = bundled_variety.vary(rng, fact, sequences.words)
+        assert varied.value in varied.statement and "oak-river" in varied.statement.lower()
+        assert "oak-river" in varied.question.lower() and fact.attribute in varied.question
+        assert "{" not in varied.statement + varied.question + varied.prefix
+
+
+def test_forward_is_that_of_transformers(data: Path, tmp_path: Path) -> None:
+    model = train_bundled.build_model(options(data, tmp_path))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    ids = torch.randint(0, 300, (2, 50))
+    with torch.no_grad():
+        got, expected = train_bundled.hidden_states(model, ids), model.model(ids).last_hidden_state
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_orthogonalize_brings_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    for shape in ((2, 24, 60), (2, 60, 24)):
+        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)).float())
+        assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_muon_lowers_a_loss() -> None:
+    torch.manual_seed(0)
+    target, weight = torch.randn(16, 24), torch.nn.Parameter(torch.zeros(16, 24))
+    optimizer = Muon([weight], lr=0.1)
+    losses = []
+    for _ in range(200):
+        loss = (weight - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_training_cut_in_two_ends_as_one_in_a_piece(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_bundled, "finish", lambda *_: None)
+    train_bundled.train(options(data, tmp_path / "whole", "--steps", "4"))
+    # A budget of no time ends a call after its first step.
+    train_bundled.train(options(data, tmp_path / "parts", "--steps", "4", "--minutes", "0"))
+    assert train_bundled.last_step(tmp_path / "parts") == 1
+    train_bundled.train(options(data, tmp_path / "parts", "--steps", "4"))
+    whole, parts = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts"))
+    assert whole["step"] == parts["step"] == 4
+    for name, tensor in whole["model"].items():
+        assert torch.equal(tensor, parts["model"][name]), name
+
+
+def test_shards_alone_are_enough_to_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_bundled, "finish", lambda *_: None)
+    monkeypatch.setattr(train_bundled, "SHARD_BYTES", 2**16)
+    train_bundled.train(options(data, tmp_path / "first", "--steps", "3", "--minutes", "0"))
+    shards = sorted((tmp_path / "first").glob("weights-*.safetensors"))
+    assert len(shards) > 1
+    other = train_bundled.build_model(options(data, tmp_path, "--seed", "5"))
+    train_bundled.load_shards(other, tmp_path / "first")
+    state = torch.load(tmp_path / "first" / "state.pt", weights_only=True)
+    assert all(torch.equal(tensor, state["model"][name]) for name, tensor in other.state_dict().items())
+    train_bundled.train(options(data, tmp_path / "second", "--steps", "3", "--resume", str(tmp_path / "first")))
+    assert train_bundled.last_step(tmp_path / "second") == 3
+    shards[0].unlink()
+    with pytest.raises(SystemExit, match="missing"):
+        train_bundled.load_shards(other, tmp_path / "first")
+
+
+def test_rate_warms_up_stays_and_falls_to_zero() -> None:
+    rates = [train_bundled.rate(step, 10_000, step) for step in range(10_001)]
+    assert rates[0] < 0.01 and rates[1000] == rates[5000] == 1.0 and rates[10_000] == 0.0
+    assert rates[9000] < rates[8000] < rates[6000]
+    assert train_bundled.rate(3000, 10_000, 0) < 0.02
+
+
+def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(data / "tokenizer.json"))
+    size = tokenizer.get_vocab_size()
+    samples = [([5, 6, 7], [8, 9], [10 + i, 11, 12]) for i in range(5)]
+
+    def knows(ids: torch.Tensor) -> torch.Tensor:  # the next token, always
+        return torch.nn.functional.one_hot(ids.roll(-1, 1), size).float()
+
+    def uniform(ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*ids.shape, size)
+
+    assert bundled_check.accuracy(knows, samples, "cpu", batch=2) == 1.0
+    assert bundled_check.accuracy(uniform, samples, "cpu") == 0.0
+    text = "Some words of no import, and 12 more.\n" * 40
+    tokens = len(tokenizer.encode(text).ids)
+    bits = bundled_check.bits_per_byte(uniform, [text], tokenizer, "cpu", length=64)
+    assert bits == pytest.approx(np.log2(size) * tokens / len(text), rel=1e-4)
+    assert bundled_check.beats([1.0, 2.0], [3.0, 2.0]) == 0.875
