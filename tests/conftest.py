@@ -46,6 +46,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", _GROUPED),
     "mistral": ("MistralConfig", _GROUPED | {"sliding_window": None}),
     "mistral-sliding": ("MistralConfig", _GROUPED | {"sliding_window": 24}),
+    "granite": ("GraniteConfig", _GROUPED | {"attention_multiplier": 0.1}),  # scores scaled its own way
     "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}),
 }
 

@@ -128,9 +128,11 @@ def test_help_is_light() -> None:
         assert not loaded_by(command_line([*command, "--help"], 0)) & {*HEAVY, "numpy"}, command
 
 
-def test_bad_input_is_refused_without_loading_anything(tmp_path: Path) -> None:
-    """A wrong path costs no wait for torch."""
-    code = command_line(["ask", str(tmp_path / "nothing"), "-q", "Who?"], 2)
+@pytest.mark.parametrize("wrong", [["nothing.txt"], ["--question", " "], ["--measure", "best"]])
+def test_bad_input_is_refused_without_loading_anything(tmp_path: Path, wrong: list[str]) -> None:
+    """A wrong path, question or measure costs no wait for torch."""
+    (tmp_path / "book.txt").write_text("In the beginning")
+    code = command_line(["ask", str(tmp_path / "book.txt"), "-q", "Who?", *wrong], 2)
     assert not loaded_by(code) & {"torch", "transformers"}
 
 

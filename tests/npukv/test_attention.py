@@ -20,7 +20,7 @@ import npukv
 from npukv import attention
 from npukv.errors import ModelError
 
-ATTENDED = ("llama", "qwen2", "qwen3", "mistral", "mistral-sliding", "gpt2")
+ATTENDED = ("llama", "qwen2", "qwen3", "mistral", "mistral-sliding", "granite", "gpt2")
 STOCK = ("sdpa", "eager")
 CHUNKS = (1, 2, 30, 1, 1, 5)  # 40 tokens: past the sliding window of 24, within a chunk and between them
 

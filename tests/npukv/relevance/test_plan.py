@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import npukv
+from npukv.backends.cuda import Cuda
 from npukv.errors import InputError
 from npukv.relevance.batches import batch_size, memory_per_row
 from npukv.relevance.plan import default_segment, make_plan
@@ -106,6 +107,18 @@ def test_identity_names_what_the_scores_depend_on(llama: Any, tokens: Tokens, to
         assert {name for name in base if changed[name] != base[name]} == {"settings"}
     changed = identity(tokenize(tokenizer, text[:-1]))
     assert "text" in {name for name in base if changed[name] != base[name]}
+
+
+def test_identity_tells_passes_that_round_otherwise(
+    llama: Any, load_tiny: Callable[[str], Any], tokens: Tokens
+) -> None:
+    """A segment read once for several questions, or on another device, gives other bits."""
+    alone, together = (make_plan(llama, tokens, asked) for asked in (("Why?",), ("Why?", "Who?")))
+    assert alone.identity(llama) != together.identity(llama)
+    sliding = load_tiny("mistral-sliding")  # cannot share: the same passes either way
+    assert alone.identity(sliding) == together.identity(sliding)
+    elsewhere = npukv.LanguageModel(llama.model, llama.tokenizer, Cuda(), llama.name, llama.fingerprint)
+    assert alone.identity(elsewhere) != alone.identity(llama)
 
 
 def test_questions_have_keys_of_their_own(llama: Any, tokens: Tokens) -> None:
