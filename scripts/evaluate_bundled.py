@@ -23,6 +23,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ from npukv.evaluation.tasks import TASKS
 MEASURES = ("first", "certainty", "question", "certainty+question")
 KEEPS = ("1", "2", "4", "fill")
 XL3M = tuple(f"xl3m:{measure}:{keep}" for measure in MEASURES for keep in KEEPS)
-BM25 = tuple(f"bm25:{keep}" for keep in KEEPS)
+BM25 = tuple(f"bm25:{keep}" for keep in KEEPS) if find_spec("bm25s") else ()
 
 
 def run_cases(
@@ -277,6 +278,8 @@ def main() -> None:
     held_out = "\n\n".join(read_documents([chosen.data / "classics" / "valid.jsonl.xz"]))
     Shared.material = Material(held_out, tokenizer, documents=chosen.data / "ruler" / "inputs")
     _ = Shared.material.words, Shared.material.haystack.tokens()  # found once here, inherited by all workers
+    if not BM25:
+        print("bm25s is not installed: BM25 is left out of part b (pip install 'npukv[eval]')", flush=True)
     log = Log(chosen.out)
     results: dict[str, Any] = {"arguments": {key: str(value) for key, value in vars(chosen).items()}}
     # Forked before the device is touched. One pool works through all samples, ahead of the model; the other makes
