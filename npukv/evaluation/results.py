@@ -32,6 +32,7 @@ class Results:
 
     def __init__(self, folder: Path | None, identity: dict[str, Any]):
         self.records: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.skipped: dict[tuple[Any, ...], dict[str, Any]] = {}
         self.path = None if folder is None else Path(folder) / "results.jsonl"
         if self.path is None:
             return
@@ -49,8 +50,7 @@ class Results:
             return
         try:
             found = json.loads(lines[0])["identity"]
-            records = [json.loads(line) for line in lines[1:]]
-            self.records = {key(record): record for record in records}
+            self._take([json.loads(line) for line in lines[1:]])
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.path}: is not a file of results; choose another --run directory") from error
         differing = [name for name in identity if found.get(name) != identity[name]]
@@ -61,16 +61,22 @@ class Results:
             )
 
     def __contains__(self, name: tuple[Any, ...]) -> bool:
-        return name in self.records
+        return name in self.records or name in self.skipped
 
     def add(self, records: list[dict[str, Any]]) -> None:
         """Keep some results; they are on the disk when this returns.
+
+        One with the field "skipped", a reason, stands for a method that does not apply to a sample.
 
         Raises:
             RunError: they could not be written; what was there before is safe.
         """
         self._append(records)
-        self.records |= {key(record): record for record in records}
+        self._take(records)
+
+    def _take(self, records: list[dict[str, Any]]) -> None:
+        for record in records:
+            (self.skipped if "skipped" in record else self.records)[key(record)] = record
 
     def _append(self, records: list[dict[str, Any]]) -> None:
         if self.path is None:

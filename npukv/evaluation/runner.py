@@ -101,9 +101,13 @@ def evaluate(
             except InputError as error:
                 skipped[task, length, ""] = Skipped(task, length, "", str(error))
                 break
-            _run_group(lm, samples, length, methods, suite, run, results, skipped)
+            _run_group(lm, samples, length, methods, suite, run, results)
             if progress is not None:
                 progress("samples", number * suite.n + group[-1] + 1, len(cells) * suite.n)
+    for task, length, i, name in results.skipped:
+        if (length, task) in cells and name in methods and i < suite.n:
+            reason = results.skipped[task, length, i, name]["skipped"]
+            skipped.setdefault((task, length, name), Skipped(task, length, name, reason))
     return results, list(skipped.values())
 
 
@@ -115,7 +119,6 @@ def _run_group(
     suite: Suite,
     run: Path | None,
     results: Results,
-    skipped: dict[tuple[str, int, str], Skipped],
 ) -> None:
     from npukv.relevance.answer import key_context
 
@@ -128,24 +131,22 @@ def _run_group(
         for name, method in methods.items():
             if (sample.task, length, index, name) in results:
                 continue
+            named = {"task": sample.task, "length": length, "index": index, "method": name}
             started = time.perf_counter()
             try:
                 choice = method(case, 0)
-            except Inapplicable as reason:
-                skipped[sample.task, length, name] = Skipped(sample.task, length, name, str(reason))
-                continue
-            except InputError as error:  # the question or the answer leaves no room in this model's context
-                skipped[sample.task, length, name] = Skipped(sample.task, length, name, str(error))
+            except (
+                Inapplicable,
+                InputError,
+            ) as reason:  # InputError: the prompt leaves no room in this model's context
+                results.add([{**named, "skipped": str(reason)}])
                 continue
             prompt = key_context(case.prompts[0], case.tokens, choice.spans)
             prompts.append(prompt)
             jobs.append(sample)
             records.append(
                 {
-                    "task": sample.task,
-                    "length": length,
-                    "index": index,
-                    "method": name,
+                    **named,
                     "seed": suite.seed + index,
                     "depth": sample.evidence[0][0] / len(sample.context) if len(sample.evidence) == 1 else None,
                     "rank": None if choice.ranking is None else case.rank(0, choice.ranking),

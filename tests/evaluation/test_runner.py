@@ -101,6 +101,16 @@ def test_a_run_resumes_and_runs_nothing_twice(llama: Any, material: Material, tm
     assert len(ran) == 3 + 3
 
 
+def test_what_does_not_apply_is_remembered(llama: Any, material: Material, tmp_path: Path, monkeypatch: Any) -> None:
+    """Long samples are not made again to find out once more that a method does not apply to them."""
+    suite = Suite(("needle-number",), ("full", "last"), (600,), 2)
+    _, first = evaluate(llama, material, suite, run=tmp_path)
+    monkeypatch.setitem(TASKS, "needle-number", lambda *a: pytest.fail("a sample was made again"))
+    results, again = evaluate(llama, material, suite, run=tmp_path)
+    assert again == first and len(first) == 1 and first[0].method == "full"
+    assert {record["method"] for record in results.records.values()} == {"last"}
+
+
 def test_kill_between_samples(save_model: Any, text: str, tmp_path: Path) -> None:
     """A real kill -9: what was written stays, and the command run again finishes the rest."""
     model, run, out = save_model("llama"), tmp_path / "run", tmp_path / "report.html"
