@@ -63,9 +63,13 @@ class Asked:
 
 
 class Sequences:
-    """Draws rows from an array of tokens (uint16), a tokenizer and a list of words."""
+    """Draws rows from an array of tokens (uint16), a tokenizer and a list of words.
 
-    def __init__(self, tokens: np.ndarray, tokenizer, words: list[str]):  # type: ignore[no-untyped-def]
+    ``variety``: share of facts that vary freely (bundled_variety); the others keep to the lists of forms.
+    """
+
+    def __init__(self, tokens: np.ndarray, tokenizer, words: list[str], variety: float = 0.8):  # type: ignore[no-untyped-def]
+        self.variety = variety
         self.tokens = tokens
         self.tokenizer = tokenizer
         self.words = words
@@ -266,10 +270,13 @@ class Sequences:
 
     def _fact(self, rng: random.Random, kind: str, key: str | None = None, like: Fact | None = None) -> Fact:
         """A fact of the lists or in free variation; ``like`` gives attribute and verb."""
-        has = like.attribute if like else attribute(rng, kind, self.words)
-        does = like.verb if like else verb(rng, self.words) if kind == "place" else None
+        has, does = (like.attribute, like.verb) if like else (None, None)
+        if not self.variety:
+            return draw_fact(rng, kind, self.words, SPLIT, key=key, attribute=has, verb=does)
+        has = has or attribute(rng, kind, self.words)
+        does = does or (verb(rng, self.words) if kind == "place" else None)
         fact = draw_fact(rng, kind, self.words, SPLIT, key=key, attribute=has, verb=does)
-        return vary(rng, fact, self.words) if rng.random() < 0.8 else fact
+        return vary(rng, fact, self.words) if rng.random() < self.variety else fact
 
     def _needles(self, rng: random.Random, size: int) -> tuple[list[int], list[int]]:
         """RULER's needle tasks: several keys, values or queries, in text, in noise, or among other needles."""

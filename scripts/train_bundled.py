@@ -1,7 +1,7 @@
 """Train the bundled model: a small Llama that finds facts in text.
 
     python scripts/bundled_data.py --classics DIR --out DATA        # once
-    python scripts/train_bundled.py --data DATA --out RUN --steps 24000 --minutes 9
+    python scripts/train_bundled.py --data DATA --out RUN --minutes 9
 
 Each call trains for at most --minutes and leaves in RUN: state.pt (everything; the next call goes on from it), the
 weights in float32 as safetensors shards of at most 16 MiB, and training.jsonl. When the last step is done it also
@@ -38,7 +38,7 @@ from npukv.evaluation.words import split_words
 
 SHARD_BYTES = 15 * 2**20
 WARM_UP, REWARM = 200, 100
-DECAY_FROM = 0.55  # of all steps; constant before, linear to zero after
+DECAY_SHARE = 0.45  # of all steps, unless --decay-steps says how many; constant before, linear to zero in them
 SHORT_STEPS = 1500  # the first steps have short rows alone: copying is learnt sooner there
 
 
@@ -47,16 +47,18 @@ def settings() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder made by bundled_data.py")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--state", type=Path, help="where state.pt lies; default --out")
-    parser.add_argument("--resume", type=Path, help="folder of weight shards and training.jsonl to go on from")
+    parser.add_argument("--resume", type=Path, help="folder of *.safetensors and training.jsonl to go on from")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=24000, help="of the whole training, over all calls")
+    parser.add_argument("--steps", type=int, default=14800, help="of the whole training, over all calls")
+    parser.add_argument("--decay-steps", type=int, help="the last steps, over which rates fall to zero; default 45%%")
     parser.add_argument("--minutes", type=float, default=9.0, help="training time of this call")
     parser.add_argument("--tokens", type=int, default=131072, help="per step")
     parser.add_argument("--length", type=int, default=2048, help="context; two steps in five have rows of a quarter")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--heads", type=int, default=6)
-    parser.add_argument("--feed-forward", type=int, default=768)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--feed-forward", type=int, default=640)
+    parser.add_argument("--variety", type=float, default=0.8, help="share of facts worded freely; the rest as listed")
     parser.add_argument("--lr-matrices", type=float, default=0.02)
     parser.add_argument("--lr-embedding", type=float, default=3e-3)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
@@ -66,6 +68,7 @@ def settings() -> argparse.Namespace:
     parser.add_argument("--device", default=default_device())
     options = parser.parse_args()
     options.state = options.state or options.out
+    options.decay_steps = options.decay_steps or max(1, int(options.steps * DECAY_SHARE))
     if not (options.data / "tokenizer.json").exists():
         sys.exit(f"no tokenizer.json in {options.data}: make the data with bundled_data.py first")
     return options
@@ -80,6 +83,7 @@ class Batches(Dataset):
     def __init__(self, array: Path, tokenizer: Path, words: list[str], options: argparse.Namespace):
         self.array, self.tokenizer, self.words = array, tokenizer, words
         self.seed, self.steps, self.tokens, self.length = options.seed, options.steps, options.tokens, options.length
+        self.variety = options.variety
         self.sequences: Sequences | None = None  # made in the worker: its tokenizer and memory map are its own
 
     def __len__(self) -> int:
@@ -88,7 +92,8 @@ class Batches(Dataset):
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         if self.sequences is None:
             tokens = np.load(self.array, mmap_mode="r")
-            self.sequences = Sequences(tokens, Tokenizer.from_file(str(self.tokenizer)), self.words)
+            tokenizer = Tokenizer.from_file(str(self.tokenizer))
+            self.sequences = Sequences(tokens, tokenizer, self.words, self.variety)
         short = step < SHORT_STEPS or step % 5 in (1, 3)
         length = self.length // 4 if short else self.length
         rows = [
@@ -208,7 +213,7 @@ def save_shards(model: LlamaForCausalLM, folder: Path) -> None:
 
 def load_shards(model: LlamaForCausalLM, folder: Path) -> None:
     weights: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("weights-*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")):
         weights.update(load_file(path))
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if set(missing) - {"lm_head.weight"} or unexpected:
@@ -236,9 +241,9 @@ def save_model(model: LlamaForCausalLM, data: Path, folder: Path, length: int) -
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=1) + "\n")
 
 
-def rate(step: int, steps: int, since: int) -> float:
+def rate(step: int, steps: int, decay_steps: int, since: int) -> float:
     """Share of the full learning rate; ``since``: steps since moments were last zero."""
-    decay = min(1.0, max(0.0, (steps - step) / (steps * (1 - DECAY_FROM))))
+    decay = min(1.0, max(0.0, (steps - step) / decay_steps))
     return decay * min(1.0, (step + 1) / WARM_UP, (since + 1) / REWARM)
 
 
@@ -294,7 +299,7 @@ def train(options: argparse.Namespace) -> None:
     backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel(backends, set_priority=True):
         for ids, weights in batches:
-            factor = rate(step, options.steps, step - fresh)
+            factor = rate(step, options.steps, options.decay_steps, step - fresh)
             for group, lr in full:
                 group["lr"] = lr * factor
             loss, parts = compiled(

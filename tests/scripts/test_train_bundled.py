@@ -190,10 +190,10 @@ def test_shards_alone_are_enough_to_go_on(data: Path, tmp_path: Path, monkeypatc
 
 
 def test_rate_warms_up_stays_and_falls_to_zero() -> None:
-    rates = [train_bundled.rate(step, 10_000, step) for step in range(10_001)]
+    rates = [train_bundled.rate(step, 10_000, 4500, step) for step in range(10_001)]
     assert rates[0] < 0.01 and rates[1000] == rates[5000] == 1.0 and rates[10_000] == 0.0
     assert rates[9000] < rates[8000] < rates[6000]
-    assert train_bundled.rate(3000, 10_000, 0) < 0.02
+    assert train_bundled.rate(3000, 10_000, 4500, 0) < 0.02
 
 
 def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> None:
