@@ -264,6 +264,7 @@ LONG = "word " * 400
         (["-q", ""], "got an empty question"),
         (["-q", "  "], "got an empty question"),
         (["-q", LONG], "got a question of"),
+        (["-q", "Who \udcff?"], "question"),  # bytes that are no UTF-8, as Python passes them on
         (["--segment", "250"], "expected at most"),
         (["--segment", "0"], "got a segment of 0 tokens"),
         (["--segment", "20", "--overlap", "20"], "got an overlap of 20"),
