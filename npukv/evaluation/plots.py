@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DEPTHS = 10  # rows of the heat map
+DEPTHS = 10  # rows of the heat map, half as many where few samples would leave them empty
 # Okabe and Ito's colours: told apart by colour-blind readers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00")
 STYLES = ("-", "--", ":", "-.")
@@ -32,9 +32,10 @@ def heat_map(records: Sequence[dict[str, Any]], lengths: Sequence[int], title: s
     records = [record for record in records if record["depth"] is not None]
     if not records:
         return ""
-    sums, counts = np.zeros((DEPTHS, len(lengths))), np.zeros((DEPTHS, len(lengths)))
+    depths = DEPTHS if len({record["index"] for record in records}) >= 2 * DEPTHS else DEPTHS // 2
+    sums, counts = np.zeros((depths, len(lengths))), np.zeros((depths, len(lengths)))
     for record in records:
-        at = min(DEPTHS - 1, int(record["depth"] * DEPTHS)), list(lengths).index(record["length"])
+        at = min(depths - 1, int(record["depth"] * depths)), list(lengths).index(record["length"])
         sums[at] += record["score"]
         counts[at] += 1
     with np.errstate(invalid="ignore"):
@@ -42,15 +43,15 @@ def heat_map(records: Sequence[dict[str, Any]], lengths: Sequence[int], title: s
     figure, axes = _figure(1.3 + 0.47 * max(3, len(lengths)), 2.8)
     axes.imshow(means, vmin=0, vmax=1, cmap=_scale(), aspect="auto")
     axes.set_xticks(range(len(lengths)), [short(length) for length in lengths])
-    rows = range(0, DEPTHS, 2)
-    axes.set_yticks([row - 0.5 for row in rows], [f"{100 * row // DEPTHS}%" for row in rows])
+    rows = range(0, depths, depths // 5)
+    axes.set_yticks([row - 0.5 for row in rows], [f"{100 * row // depths}%" for row in rows])
     for row, column in zip(*np.nonzero(counts), strict=True):
         value = means[row, column]
         axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color="#222222")
     axes.set(xlabel="length (tokens)", ylabel="depth of the fact", title=title)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    for row in range(1, DEPTHS):
+    for row in range(1, depths):
         axes.axhline(row - 0.5, color="white", linewidth=1.5)
     for column in range(1, len(lengths)):
         axes.axvline(column - 0.5, color="white", linewidth=1.5)
