@@ -88,7 +88,7 @@ class LanguageModel:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a short text, without special tokens."""
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
     def decode(self, ids: Any) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)

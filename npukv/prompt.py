@@ -48,8 +48,16 @@ def build_prompt(tokenizer: Any, question: str, answer_prefix: str = "") -> Prom
     if not question:
         raise InputError("got an empty question, expected words; pass it with --question")
 
-    def encode(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"got a question that is not UTF-8 text ({question!r}); type it again") from None
+
+    def encode(text: str, spelled: bool = False) -> tuple[int, ...]:
+        """Ids of a template's text, in which special tokens count, or of a user's, in which they are only spelled."""
+        return tuple(
+            tokenizer(text, add_special_tokens=False, split_special_tokens=spelled, verbose=False)["input_ids"]
+        )
 
     prefix = f" {answer_prefix.strip()}" if answer_prefix.strip() else ""
     if getattr(tokenizer, "chat_template", None):
@@ -62,8 +70,8 @@ def build_prompt(tokenizer: Any, question: str, answer_prefix: str = "") -> Prom
                 "question); mend chat_template.jinja, or remove it to ask without a template"
             )
         asked, _, closing = after.partition(question)
-        return Prompt(encode(before), encode(asked + question), encode(closing + prefix.lstrip()))
-    return Prompt(_beginning(tokenizer), encode(f"\nQuestion: {question}\nAnswer:{prefix}"))
+        return Prompt(encode(before), encode(asked + question, spelled=True), encode(closing + prefix.lstrip()))
+    return Prompt(_beginning(tokenizer), encode(f"\nQuestion: {question}\nAnswer:{prefix}", spelled=True))
 
 
 def _beginning(tokenizer: Any) -> tuple[int, ...]:

@@ -119,7 +119,11 @@ def tokenize(tokenizer: Any, text: str, progress: Callable[[int, int], None] | N
     ids, starts = [], []
     for begin, end in blocks(text):
         encoded = tokenizer(
-            text[begin:end], add_special_tokens=False, return_offsets_mapping=True, verbose=False, return_tensors=None
+            text[begin:end],
+            add_special_tokens=False,
+            split_special_tokens=True,  # a text that spells one out is text, not a command
+            return_offsets_mapping=True,
+            verbose=False,
         )
         ids.append(np.asarray(encoded["input_ids"], dtype=np.int32))
         offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)

@@ -64,7 +64,8 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
         measure: a name of `npukv.relevance.measures.MEASURES`.
         horizon: greedy tokens looked ahead; None = what the measure needs.
         answer_prefix: words the answer is made to begin with.
-        run: a directory that keeps the scores, and from which an interrupted run resumes.
+        run: a directory that keeps the scores, and from which an interrupted run resumes. It belongs to one text,
+            model and way of cutting; questions asked one by one share it, but not with questions asked together.
         batch: segments per forward pass; None = by the device's free memory.
         progress: called as work goes on.
 
