@@ -21,8 +21,9 @@ from npukv.relevance.score import Progress, as_tokens, score_segments
 from npukv.relevance.scores import Scores
 from npukv.text import Tokens
 
-#: The number of segments kept by default: the bundled model answers best from few (README, measured results).
-KEEP = 4
+#: Segments kept by default: the bundled model answers best from one, and more of them confuse it when they hold rival
+#: facts (README, measured results). Larger models can use more.
+KEEP = 1
 MAX_NEW_TOKENS = 64
 
 
