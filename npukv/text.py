@@ -116,7 +116,8 @@ def tokenize(tokenizer: Any, text: str, progress: Callable[[int, int], None] | N
             f"got a {type(tokenizer).__name__}, expected a tokenizer with a tokenizer.json (it tells where each token "
             "stands in the text); save the model's tokenizer with a recent transformers to make one"
         )
-    ids, starts = [], []
+    # Filled in place: pieces joined at the end would need all of it twice. What is not filled takes no memory.
+    ids, starts, count = np.empty(len(text) // 2 + 1024, np.int32), np.empty(len(text) // 2 + 1024, np.int64), 0
     for begin, end in blocks(text):
         encoded = tokenizer(
             text[begin:end],
@@ -125,14 +126,18 @@ def tokenize(tokenizer: Any, text: str, progress: Callable[[int, int], None] | N
             return_offsets_mapping=True,
             verbose=False,
         )
-        ids.append(np.asarray(encoded["input_ids"], dtype=np.int32))
+        found = np.asarray(encoded["input_ids"], dtype=np.int32)
+        if count + len(found) > len(ids):
+            ids, starts = (
+                np.concatenate([kept, np.empty(len(kept) + len(found), kept.dtype)]) for kept in (ids, starts)
+            )
+        ids[count : count + len(found)] = found
         offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-        starts.append(offsets[:, 0] + begin)
+        starts[count : count + len(found)] = offsets[:, 0] + begin
+        count += len(found)
         if progress is not None:
             progress(end, len(text))
-    if not ids:
-        return Tokens(np.empty(0, np.int32), np.empty(0, np.int64), 0)
-    return Tokens(np.concatenate(ids), np.concatenate(starts), len(text))
+    return Tokens(ids[:count], starts[:count], len(text))
 
 
 def blocks(text: str, size: int = BLOCK) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from npukv.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Tokens [start, end) of the text, which are its characters [char_start, char_end)."""
 
