@@ -23,7 +23,7 @@ def register() -> None:
 def supports(config: Any) -> tuple[bool, str]:
     """Whether a model's attention is the plain softmax that `attend` computes, and why (not)."""
     config = config.get_text_config()
-    for name in ("attn_logit_softcapping", "attention_sinks", "use_sinks", "position_embedding_type_bias"):
+    for name in ("attn_logit_softcapping", "attention_sinks"):
         if getattr(config, name, None):
             return False, f"the model's attention has {name}"
     if config.model_type in {"gpt_oss", "t5", "mt5", "bloom", "falcon", "mpt"}:
