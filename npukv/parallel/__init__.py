@@ -1,0 +1,1 @@
+"""Scoring over several cards: ranks, shards, gathering."""

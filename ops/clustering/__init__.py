@@ -1,0 +1,1 @@
+"""Soft matching of keys and merging them into centroids."""
