@@ -1,1 +1,16 @@
 """Operators: what is computed. Each family has a plain-torch reference and tuned versions per device."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+FAMILIES = ("attention", "clustering", "hashing")
+
+
+def operators() -> dict[str, dict[str, list[str]]]:
+    """All operators of all families with the kernels registered for each type of device; see `registry.operators`."""
+    from npukv.ops import registry
+
+    for family in FAMILIES:
+        import_module(f"npukv.ops.{family}")
+    return registry.operators()
