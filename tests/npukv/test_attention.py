@@ -128,7 +128,7 @@ def test_no_mask_is_made_where_attention_is_plainly_causal(
         assert len(made) == len(CHUNKS)
         assert all(mask is None for mask in made)
         llama.model(*padded_batch[:1], attention_mask=padded_batch[1])
-        assert made[-1].shape == (3, 1, 40, 40)
+        assert made[-1].shape == (3, 40)
         assert made[-1].dtype is torch.bool
     finally:
         monkeypatch.undo()
@@ -157,8 +157,30 @@ def test_mask_is_made_for_everything_else() -> None:
     made = attention.mask(1, 2, 8, 3, mask_function=causal_mask_function)
     assert made[0, 0].tolist() == expected_mask(2, 8, 3, lambda i, j: j <= i)
     padded = torch.tensor([[False, False, True, True, True]])
-    made = attention.mask(1, 2, 5, 3, mask_function=causal_mask_function, attention_mask=padded)
-    assert made[0, 0].tolist() == expected_mask(2, 5, 3, lambda i, j: 2 <= j <= i)
+    assert attention.mask(1, 2, 5, 3, mask_function=causal_mask_function, attention_mask=padded).equal(padded)
+    holes = torch.tensor([[False, True, False, True, True]])
+    made = attention.mask(1, 2, 5, 3, mask_function=causal_mask_function, attention_mask=holes)
+    assert made[0, 0].tolist() == expected_mask(2, 5, 3, lambda i, j: j in (1, 3, 4) and j <= i)
+
+
+def test_left_padding_of_a_compressed_cache_counts_all_tokens_seen() -> None:
+    """3 of 9 tokens are held; the mask still says which of all tokens are padding, without queries by keys."""
+    padded = torch.tensor([[False, False, True, True, True, True, True, True, True, True]])
+    assert attention.mask(1, 1, 4, 9, 6, mask_function=causal_mask_function, attention_mask=padded).equal(padded)
+
+
+def test_keys_with_a_handle_are_attended_by_their_layer() -> None:
+    class Layer:
+        def attend(self, query: torch.Tensor, scaling: float | None, mask: torch.Tensor | None) -> torch.Tensor:
+            return query * scaling + (0 if mask is None else 1)
+
+    query, key = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 3, 8)
+    key.npukv_layer = Layer()
+    out, _ = attention.attend(torch.nn.Module(), query, key, key, None, scaling=0.5)
+    assert torch.equal(out, (query * 0.5).transpose(1, 2))
+    tokens = torch.ones(2, 3, dtype=torch.bool)
+    out, _ = attention.attend(torch.nn.Module(), query, key, key, tokens, scaling=0.5)
+    assert torch.equal(out, (query * 0.5 + 1).transpose(1, 2))
 
 
 def test_bidirectional_attention_is_not_taken_for_causal() -> None:
