@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from bundled_data import BOS, EOS
-from bundled_variety import attribute, vary, verb
+from bundled_wording import attribute, invent, reword, verb
 
 from npukv.evaluation.facts import KINDS, Fact, decoys, draw_fact, restate
 from npukv.evaluation.pairs import ask_all, draw_pairs, join_questions
@@ -24,9 +24,8 @@ from npukv.evaluation.words import draw_key, draw_number, draw_uuid
 
 # Loss weights in eighths. Novels' text counts in full where it stands alone; a context of facts is text that other rows
 # show too; a question's weight makes it likelier where its fact is; answers are few tokens, and the aim.
-PLAIN, BODY, QUESTION, ANSWER, END = 8, 2, 4, 64, 8
+PLAIN, ANSWER, END = 8, 64, 8
 
-PLAIN_ROWS = 0.30
 ABSENT = 0.13
 SPLIT = "train"
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
@@ -55,6 +54,27 @@ CODED_QUESTION = (
 CODED_PREFIX = "According to the coded text above, the three most frequently appeared words are:"
 
 
+@dataclass(frozen=True)
+class Mix:
+    """What rows are made of; shares of 1, weights in eighths."""
+
+    plain_rows: float  # rows of nothing but text
+    body: int  # weight of the text around facts
+    question: int  # weight of a question
+    reworded: float  # facts worded freely (bundled_wording); the others as the templates have it
+    invented: float  # made-up words beside the real ones
+    kin: float  # contexts whose keys share words
+    paired: float  # questions for two facts at once
+    several: float  # questions for all values of a key
+    families: tuple[float, float, float, float, float]  # facts, needles, pairs, variables, common; the rest is coded
+
+
+MIXES = {
+    "listed": Mix(0.30, 2, 4, 0.0, 0.0, 0.30, 0.10, 0.06, (0.70, 0.12, 0.04, 0.06, 0.04)),
+    "free": Mix(0.12, 1, 8, 0.85, 0.25, 0.45, 0.13, 0.08, (0.72, 0.11, 0.03, 0.07, 0.04)),
+}
+
+
 @dataclass
 class Asked:
     question: str
@@ -63,16 +83,13 @@ class Asked:
 
 
 class Sequences:
-    """Draws rows from an array of tokens (uint16), a tokenizer and a list of words.
+    """Draws rows from an array of tokens (uint16), a tokenizer and a list of words."""
 
-    ``variety``: share of facts that vary freely (bundled_variety); the others keep to the lists of forms.
-    """
-
-    def __init__(self, tokens: np.ndarray, tokenizer, words: list[str], variety: float = 0.8):  # type: ignore[no-untyped-def]
-        self.variety = variety
+    def __init__(self, tokens: np.ndarray, tokenizer, words: list[str], mix: Mix = MIXES["free"]):  # type: ignore[no-untyped-def]
+        self.mix = mix
         self.tokens = tokens
         self.tokenizer = tokenizer
-        self.words = words
+        self.words = words + invent(random.Random("invented"), words, round(len(words) * mix.invented))
         # A token ends a sentence when its text ends in . ! ? or closing quotes after them.
         texts = [tokenizer.decode([i]).rstrip("\"'”’)") for i in range(tokenizer.get_vocab_size())]
         self.ends_sentence = np.array([text[-1:] in (".", "!", "?") for text in texts])
@@ -91,7 +108,7 @@ class Sequences:
         ids: list[int] = []
         weights: list[int] = []
         room = length + 1
-        if rng.random() >= PLAIN_ROWS:
+        if rng.random() >= self.mix.plain_rows:
             while room >= 160:
                 size = self._size(rng, room)
                 for _ in range(8):
@@ -123,16 +140,11 @@ class Sequences:
 
     def _document(self, rng: random.Random, size: int) -> tuple[list[int], list[int]]:
         draw = rng.random()
-        if draw < 0.70:
-            return self._facts(rng, size)
-        if draw < 0.82:
-            return self._needles(rng, size)
-        if draw < 0.86:
-            return self._pairs(rng, size)
-        if draw < 0.92:
-            return self._variables(rng, size)
-        if draw < 0.96:
-            return self._common(rng, size)
+        families = self._facts, self._needles, self._pairs, self._variables, self._common
+        for family, share in zip(families, self.mix.families, strict=True):
+            if draw < share:
+                return family(rng, size)
+            draw -= share
         return self._coded(rng, size)
 
     # Joining a context and its questions
@@ -145,12 +157,12 @@ class Sequences:
             answer = self.ids(f" {each.answer}.")
             ids += tail + answer
             # A long answer (four UUIDs) shall not outweigh a row's other answers.
-            weights += [QUESTION] * len(tail) + [max(8, min(ANSWER, 400 // len(answer)))] * len(answer)
+            weights += [self.mix.question] * len(tail) + [max(8, min(ANSWER, 400 // len(answer)))] * len(answer)
         return [*ids, EOS], [*weights, END]
 
     def _join(self, context: list[int], asked: list[Asked]) -> tuple[list[int], list[int]]:
         tail, weights = self._tail(asked)
-        return [BOS, *context, *tail], [BODY] * (len(context) + 1) + weights
+        return [BOS, *context, *tail], [self.mix.body] * (len(context) + 1) + weights
 
     def _splice(
         self, rng: random.Random, body: list[int], pieces: list[list[int]], ordered: bool = False
@@ -213,14 +225,14 @@ class Sequences:
             draw = rng.random()
             if draw < ABSENT:
                 left_out.add(i)
-            elif draw < ABSENT + 0.06 and fact.key and fact.kind != "place":
+            elif draw < ABSENT + self.mix.several and fact.key and fact.kind != "place":
                 multiple.append((i, len(asked)))
                 for _ in range(rng.randint(1, 3)):
                     value = rng.choice(self.words) if fact.kind == "word" else draw_number(rng, len(fact.value))
                     statements.append((i, restate(rng, fact, value, SPLIT).statement, value))
                 asked.append(Asked(ask_all(fact), "", ""))
                 continue
-            elif draw < ABSENT + 0.16 and n > 1:
+            elif draw < ABSENT + self.mix.several + self.mix.paired and n > 1:
                 other = rng.choice([j for j in range(n) if j != i])
                 asked.append(Asked(join_questions(fact, facts[other]), "", f"{fact.value}, {facts[other].value}"))
                 continue
@@ -245,7 +257,7 @@ class Sequences:
         style = rng.random()
         if n == 1:
             return [self._fact(rng, rng.choice(KINDS))]
-        family = rng.sample(words, max(3, int(n**0.5) + 2)) if rng.random() < 0.3 else None
+        family = rng.sample(words, max(3, int(n**0.5) + 2)) if rng.random() < self.mix.kin else None
         kind = rng.choice(KINDS)
         first = self._fact(rng, kind, draw_key(rng, family or words))
         facts = [first]
@@ -271,12 +283,12 @@ class Sequences:
     def _fact(self, rng: random.Random, kind: str, key: str | None = None, like: Fact | None = None) -> Fact:
         """A fact of the lists or in free variation; ``like`` gives attribute and verb."""
         has, does = (like.attribute, like.verb) if like else (None, None)
-        if not self.variety:
+        if not self.mix.reworded:
             return draw_fact(rng, kind, self.words, SPLIT, key=key, attribute=has, verb=does)
         has = has or attribute(rng, kind, self.words)
         does = does or (verb(rng, self.words) if kind == "place" else None)
         fact = draw_fact(rng, kind, self.words, SPLIT, key=key, attribute=has, verb=does)
-        return vary(rng, fact, self.words) if rng.random() < self.variety else fact
+        return reword(rng, fact, self.words) if rng.random() < self.mix.reworded else fact
 
     def _needles(self, rng: random.Random, size: int) -> tuple[list[int], list[int]]:
         """RULER's needle tasks: several keys, values or queries, in text, in noise, or among other needles."""

@@ -1,22 +1,15 @@
-"""More ways to state and to ask a training fact than lists of whole sentences hold.
+"""Words from which training facts are stated and asked for; bundled_wording.py puts them together.
 
-A model that sees a few dozen sentences learns those sentences: asked in other words, it takes the fact for absent. So
-the attribute, the verb, the participle and what stands before and after vary freely here, often with words that make no
-sense: what remains the same is that statement and question share key and attribute. None of it is a held-out form.
+A model that sees a few dozen sentences learns those sentences: asked in other words, it takes the fact for absent. None
+of what stands here makes one of the held-out forms, attributes or verbs of npukv.evaluation.templates.
 """
 
 from __future__ import annotations
 
-import random
-from dataclasses import replace
-
-from npukv.evaluation import templates
-from npukv.evaluation.facts import Fact
-
-SPLIT = "train"
 ADJECTIVES = (
     "new", "old", "first", "second", "true", "false", "hidden", "sacred", "former", "royal", "common", "spare", "final",
     "usual", "early", "public", "silent", "golden", "broken", "own", "current", "next", "great", "main", "personal",
+    "little", "large", "dark", "famous", "distant", "narrow", "white", "black", "green", "empty", "proper", "simple",
 )  # fmt: skip
 NOUNS = {
     "number": ("number", "number", "code", "figure", "sum", "price", "weight", "count", "total", "score", "index",
@@ -27,40 +20,82 @@ NOUNS = {
 }  # fmt: skip
 PARTICIPLES = (
     "known", "held", "used", "kept", "reserved", "printed", "issued", "allotted", "registered", "meant", "left", "set",
-    "found", "shown", "listed", "claimed", "entered", "marked", "fixed", "proposed", "sold", "granted", "named",
+    "found", "shown", "claimed", "marked", "fixed", "proposed", "sold", "granted", "named", "chosen", "given",
+    "written", "assigned", "recorded", "wanted", "accepted", "learnt", "prepared", "sent", "noted", "picked", "saved",
 )  # fmt: skip
+# How an attribute hangs on its key.
+RELATIONS = (
+    "of {k}", "of {k}", "of {k}", "for {k}", "for {k}", "for {k}", "belonging to {k}", "that {k} has", "that {k} {r}",
+    "which {k} {r}", "{r} for {k}", "{r} by {k}", "{r} to {k}", "{r} with {k}", "{r} under {k}", "with {k}", "at {k}",
+    "in the case of {k}", "on behalf of {k}", "that goes with {k}", "which belongs to {k}", "meant for {k}",
+    "that was {r} for {k}", "that we {r} for {k}", "they {r} for {k}", "to be {r} for {k}", "against {k}",
+)  # fmt: skip
+COPULAS = (
+    "is", "is", "is", "is", "was", "was", "has been", "had been", "will be", "must be", "may be", "would be", "can be",
+    "became", "reads", "seems to be", "was said to be", "is called", "has become", "is given as", "is written",
+    "is nothing but", "could only be", "appears to be", "was to be", "is and was", "happens to be", "ought to be",
+    "is known to be", "should be", "goes by", "was found to be", "is said to be", "is, was and will be",
+)  # fmt: skip
+ADVERBS = (
+    "now", "then", "always", "simply", "certainly", "surely", "really", "perhaps", "indeed", "in fact", "of course",
+    "once more", "at present", "in the end", "after all", "for ever", "as before", "no doubt", "by law", "once again",
+    "likewise", "also", "probably", "evidently", "strangely", "again", "therefore", "however", "today", "here", "merely",
+    "exactly", "at last", "from now on", "as ever", "obviously", "as a rule", "plainly", "most likely", "henceforth",
+    "luckily", "in truth", "truly", "quite", "rather", "only", "just", "thus", "clearly", "at once", "already", "yet",
+    "nevertheless", "undoubtedly", "ever since", "alas", "oddly enough", "in short", "for once", "officially",
+)  # fmt: skip
+MIDDLES = (
+    "as everybody knows", "he said", "she thought", "I believe", "it seems", "so they say", "my friend", "you see",
+    "to be exact", "as I told you", "if you must know", "sir", "my dear", "I am told", "so far as I know", "we hear",
+    "like it or not", "in my opinion", "as you may guess", "it was decided", "strange to say", "I suppose",
+)  # fmt: skip
+LEADS = (
+    "He said that", "She whispered that", "We know that", "It is true that", "Some believe that", "As I told you,",
+    "By the way,", "In those days,", "Once more:", "Listen:", "After all,", "Of course,", "To be exact,", "So",
+    "But", "For", "Then", "Yet", "Indeed,", "Meanwhile,", "The letter said that", "My uncle told me that", "Hear this:",
+    "On the wall stood the words:", "Nobody doubts that", "I am sure that", "You will remember that", "In short,",
+    "It happened that", "The clerk wrote:", "In truth,", "If I am right,", "The record states that",
+    "Suddenly he cried:", "And", "Now", "Because", "Although", "While", "Since", "When", "If", "It was written that",
+    "They say that", "I saw that", "Somebody said that", "Let it be noted that", "You should know that", "At last",
+    "I heard that", "It appears that", "There is no doubt that", "He swore that", "We were told that", "As usual,",
+    "According to my notes,", "In the register,", "On that day", "Every child knows that", "I can prove that",
+    "A voice answered that", "Do not forget that", "Please note:", "Here is the truth:", "He added that", "Even so,",
+)  # fmt: skip
+TAILS = (
+    "as everybody knew", "he said", "and that was all", "so they told me", "I believe", "to my surprise", "it seems",
+    "and nothing else", "in those days", "my dear", "for a long time", "according to the clerk", "at least for now",
+    "and it opens every door", "which pleased him", "and she laughed", "as the paper shows", "but tell nobody",
+    "if I am not mistaken", "and nobody minded", "until the end", "and so it was", "which is odd", "thank heaven",
+    "though few knew it", "as I found out later", "and I wrote it down", "he replied", "and we all heard it",
+)  # fmt: skip
+# Whole sentences, of shapes the grammar does not make.
 STATEMENTS = (
-    "The {a} {r} for {k} is {v}.", "The {a} {r} by {k} is {v}.", "{v} is the {a} {r} for {k}.",
     "{v} was {r} as the {a} for {k}.", "The {a} of {k} had been {r}: it is {v}.", "With {k} goes the {a} {v}.",
-    "{k}, {a}: {v}.", "They {r} the {a} of {k}, which is {v}.", "The {a} that {k} {r} was {v}.",
-    "{v}, that is the {a} of {k}.", "And what is the {a} of {k}? It is {v}.", "Take {v} as the {a} for {k}.",
+    "{k}, {a}: {v}.", "They {r} the {a} of {k}, which is {v}.", "{v}, that is the {a} of {k}.", "{k} ({a}): {v}.",
+    "And what is the {a} of {k}? It is {v}.", "Take {v} as the {a} for {k}.", "{K} has {v} as {a}.", "{k}: {a} {v}.",
     "I have {r} the {a} for {k}, namely {v}.", "No {a} but {v} would do for {k}.", "Of {k} the {a} is {v}.",
-)  # fmt: skip
-QUESTIONS = (
-    "What is the {a} {r} for {k}?", "What is the {a} {r} by {k}?", "Which {a} was {r} for {k}?", "The {a} of {k}?",
-    "{a} of {k}?", "What did they call the {a} of {k}?", "Name the {a} for {k}.", "Find the {a} of {k}.",
-    "For {k}, what is the {a}?", "Who knows the {a} of {k}?", "Show me the {a} that {k} has.", "Say the {a} for {k}.",
+    "If you meet {k}, the {a} is {v}.", "{K} took {v} for {a}.", "They have changed the {a} of {k} to {v}.",
+    "Write down the {a} of {k}, which is {v}.", "Let {v} be the {a} for {k}.", "{K} {r} {v} as the {a}.",
+    "He asked for the {a} of {k} and was told: {v}.", "The {a} {v} belongs to {k}.", "The {a} {v} is {r} for {k}.",
+    "It was written down that the {a} for {k} is {v}.", "And the {a} for {k} is still {v}.", "{k} - {a} - {v}.",
+    "Who does not know that {v} is the {a} of {k}?", "Out of all words, {v} was the {a} of {k}.",
 )  # fmt: skip
 LONE_STATEMENTS = (
-    "The {a} {r} is {v}.", "{v} was {r} as the {a}.", "I have {r} the {a}, namely {v}.", "Use {v} as the {a}.",
-    "The {a}? It is {v}.", "A new {a} was {r}: {v}.", "No {a} but {v} will do.", "{v}, that is the {a}.",
+    "{v} was {r} as the {a}.", "I have {r} the {a}, namely {v}.", "Use {v} as the {a}.", "The {a}? It is {v}.",
+    "A new {a} was {r}: {v}.", "No {a} but {v} will do.", "{v}, that is the {a}.", "{a}: {v}.", "The {a} {v} was {r}.",
+    "They have changed the {a} to {v}.", "Write down the {a}, which is {v}.", "Let {v} be the {a}.",
+    "He asked for the {a} and was told: {v}.", "Nothing but {v} is the {a}.", "You will need the {a} {v}.",
 )  # fmt: skip
-LONE_QUESTIONS = (
-    "The {a}?", "Name the {a}.", "Find the {a}.", "What {a} was {r}?", "Who knows the {a}?", "Say the {a}.",
-    "Which is the {a} that was {r}?", "Show me the {a}.",
-)  # fmt: skip
+PREPOSITIONS = ("in", "in", "in", "in", "inside", "within", "near", "by", "behind", "under", "beside", "at", "on")
 PLACE_STATEMENTS = (
-    "The {t} is in the {p}, for {K} {past} it there.", "{K} {third} it in the {p}: the {t}.",
-    "To the {p} went {K} and {past} the {t} there.", "Into the {p} {K} {past} the {t}.", "{K}, {t}: in the {p}.",
-    "Inside the {p} is the {t} that {K} {past}.", "{K} will {base} the {t} in the {p}.",
-    "The {p} is where {K} {past} the {t}.",
+    "{K}, {t}: in the {p}.", "To the {p} went {K} and {past} the {t} there.", "There is a {p} where {K} {third} the {t}.",
     "Look in the {p} for the {t} that {K} {third}.", "{K} used to {base} the {t} in the {p}.",
-)  # fmt: skip
-PLACE_QUESTIONS = (
-    "Where is the {t} that {K} {past}?", "Where had {K} {participle} the {t}?",
-    "Find the place where {K} {past} the {t}.",
-    "Where will {K} {base} the {t}?", "Who knows where {K} {third} the {t}?", "The {t} of {K} is where?",
-    "Name the place where {K} {third} the {t}.", "In what place must {K} {base} the {t}?",
+    "The {t} is in the {p}, for {K} {past} it there.", "{K} {third} it in the {p}: the {t}.",
+    "{K} will {base} the {t} in the {p}.", "The {p} is where {K} {past} the {t}.", "{K} had to {base} the {t} in the {p}.",
+    "Nobody but {K} {past} the {t} in the {p}.", "What {K} {past} in the {p} was the {t}.", "{t} of {k}: {p}.",
+    "{K} wished to {base} the {t} in the {p}.", "Did you know that {K} {third} the {t} in the {p}?",
+    "In the {p} is the {t} that {K} {past}.", "Having {participle} the {t} in the {p}, {K} went home.",
+    "{K} came to the {p} to {base} the {t}.", "If the {t} is gone from the {p}, {K} {past} it there.",
 )  # fmt: skip
 VERBS = (
     ("carry", "carries", "carried", "carried"), ("find", "finds", "found", "found"), ("hang", "hangs", "hung", "hung"),
@@ -70,89 +105,50 @@ VERBS = (
     ("burn", "burns", "burned", "burned"), ("forget", "forgets", "forgot", "forgotten"), ("see", "sees", "saw", "seen"),
     ("pack", "packs", "packed", "packed"), ("shut", "shuts", "shut", "shut"), ("spread", "spreads", "spread", "spread"),
     ("steal", "steals", "stole", "stolen"), ("plant", "plants", "planted", "planted"),
-    ("buy", "buys", "bought", "bought"),
-    ("deposit", "deposits", "deposited", "deposited"),
+    ("buy", "buys", "bought", "bought"), ("deposit", "deposits", "deposited", "deposited"),
+    ("mend", "mends", "mended", "mended"), ("wear", "wears", "wore", "worn"), ("drag", "drags", "dragged", "dragged"),
+    ("open", "opens", "opened", "opened"), ("hold", "holds", "held", "held"), ("tie", "ties", "tied", "tied"),
+    ("fold", "folds", "folded", "folded"), ("clean", "cleans", "cleaned", "cleaned"), ("eat", "eats", "ate", "eaten"),
 )  # fmt: skip
-LEADS = (
-    "He said that", "She whispered that", "We know that", "It is true that", "Some believe that", "As I told you,",
-    "By the way,", "In those days,", "Once more:", "Listen:", "After all,", "Of course,", "To be exact,", "So",
-    "But", "For", "Then", "Yet", "Indeed,", "Meanwhile,", "The letter said that", "My uncle told me that", "Hear this:",
-    "On the wall stood the words:", "Nobody doubts that", "I am sure that", "You will remember that", "In short,",
-    "It happened that", "The clerk wrote:", "In truth,", "If I am right,", "The record states that",
-    "Suddenly he cried:",
+REQUESTS = (
+    "Tell me", "Tell us", "Give me", "State", "Name", "Find", "Show", "Say", "Write", "Repeat", "Read out", "Recall",
+    "Let me know", "Let me hear", "Point out", "I want", "I need", "I would like", "I am looking for", "They ask for",
+    "Can you tell me", "Could you give me", "Will you name", "Would you tell us", "May I ask for", "Do you know",
+    "Do you remember", "Please state", "Please find", "Who knows", "Who can tell me", "Have you seen", "Look for",
+    "Could you find", "Remind me of", "Could you remind me of", "Quote", "Report", "Spell", "Please tell me",
 )  # fmt: skip
-TAILS = (
-    "as everybody knew", "he said", "and that was all", "so they told me", "I believe", "to my surprise", "it seems",
-    "and nothing else", "in those days", "my dear", "for a long time", "according to the clerk", "at least for now",
+QUESTIONS = (
+    "Which {a} was {r} for {k}?", "The {a} of {k}?", "{a} of {k}?", "What did they call the {a} of {k}?", "{K}'s {a}?",
+    "For {k}, what is the {a}?", "What does {k} have as {a}?", "Which {a} did {k} have?", "What {a} has {k}?",
+    "With {k} goes which {a}?", "What {a} belongs to {k}?", "What was {r} as the {a} for {k}?", "{k}: which {a}?",
+    "{K} took what for {a}?", "What is it that {k} {r} as the {a}?", "And the {a} of {k}?",
+)  # fmt: skip
+LONE_QUESTIONS = (
+    "The {a}?", "What {a} was {r}?", "Which is the {a} that was {r}?", "And the {a}?", "What {a} is it?", "{a}?",
+    "What do we use as the {a}?", "What is given as the {a}?", "Which {a} do I need?",
+)  # fmt: skip
+PLACE_QUESTIONS = (
+    "Where is the {t} that {K} {past}?", "The {t} of {K} is where?", "In what place must {K} {base} the {t}?",
+    "Where is the {t} {participle} by {K}?", "Where is {K}'s {t}?", "What place holds the {t} of {K}?",
+    "To which place did {K} go with the {t}?", "Where do I find the {t} that {K} {third}?", "{K}'s {t} is where?",
+    "Where can one see the {t} that {K} {past}?", "Which place has the {t} that {K} {third}?",
 )  # fmt: skip
 QUESTION_LEADS = (
     "Tell me, please:", "Well,", "Now,", "My friend,", "I wonder:", "I ask you:", "From the text:", "Think back:",
     "Quickly:", "Sir,", "One question:", "Look again:", "By the way,", "I forgot:", "Help me:", "Answer this:", "So",
-    "From what you have read,", "As far as the text goes,", "If you remember,", "Given all this,",
+    "From what you have read,", "As far as the text goes,", "If you remember,", "Given all this,", "In this text,",
+    "In the story,", "And", "Then", "But", "According to the story,", "As told above,", "Excuse me,", "Once again:",
 )  # fmt: skip
-
-
-def attribute(rng: random.Random, kind: str, words: list[str]) -> str | None:
-    """A made-up attribute of the kind, or None for one of the lists (half the time)."""
-    if kind == "place" or rng.random() < 0.5:
-        return None
-    noun = rng.choice(NOUNS[kind]) if rng.random() < 0.7 else rng.choice(words)
-    draw = rng.random()
-    name = noun if draw < 0.3 else f"{rng.choice(ADJECTIVES) if draw < 0.65 else rng.choice(words)} {noun}"
-    return None if name in templates.ATTRIBUTES[kind]["held-out"] else name
-
-
-def verb(rng: random.Random, words: list[str]) -> tuple[str, str, str, str] | None:
-    """A verb of the list above, any word inflected as if it were one, or None for the templates' own verbs."""
-    draw = rng.random()
-    if draw < 0.3:
-        return None
-    if draw < 0.65:
-        return rng.choice(VERBS)
-    stem = rng.choice(words)
-    if stem in (held[0] for held in templates.VERBS["held-out"]):
-        return None
-    return stem, stem + "s", stem + "ed", stem + "ed"
-
-
-def vary(rng: random.Random, fact: Fact, words: list[str]) -> Fact:
-    """The same fact in other words: another form, or something before or after, in statement, question and prefix."""
-    if fact.kind == "place":
-        forms = PLACE_STATEMENTS, PLACE_QUESTIONS
-    else:
-        forms = (STATEMENTS, QUESTIONS) if fact.key else (LONE_STATEMENTS, LONE_QUESTIONS)
-    participle = rng.choice(PARTICIPLES) if rng.random() < 0.6 else rng.choice(words)
-    statement, question = fact.statement, fact.question
-    if rng.random() < 0.45:
-        statement = fact.fill(rng.choice(forms[0]).replace("{r}", participle))
-    if rng.random() < 0.35:
-        question = fact.fill(rng.choice(forms[1]).replace("{r}", participle))
-    if rng.random() < 0.4:
-        statement = f"{_lead(rng, LEADS, words)} {_lower(statement, fact)}"
-    if rng.random() < 0.15 and statement.count(".") == 1:
-        statement = f"{statement[:-1]}, {rng.choice(TAILS)}."
-    if rng.random() < 0.35:
-        question = f"{_lead(rng, QUESTION_LEADS, words)} {_lower(question, fact)}"
-    prefix = fact.prefix
-    if rng.random() < 0.3:
-        prefix = f"{_lead(rng, LEADS, words)} {_lower(prefix, fact)}"
-    elif rng.random() < 0.3:
-        prefix = rng.choice(
-            ("The answer:", "I think it is", "That would be", "This is", "The text gives", "Here it is:")
-        )
-    return replace(fact, statement=statement, question=question, prefix=prefix)
-
-
-def _lead(rng: random.Random, leads: tuple[str, ...], words: list[str]) -> str:
-    """One of ``leads``, or (three times in ten) one to four words without sense and a comma, a colon or "that"."""
-    if rng.random() < 0.7:
-        return rng.choice(leads)
-    noise = " ".join(rng.choices(words, k=rng.randint(1, 4))).capitalize()
-    return noise + rng.choice((",", ":", " that"))
-
-
-def _lower(text: str, fact: Fact) -> str:
-    """Without the capital that begins a sentence; a name keeps its own."""
-    if fact.kind == "place" and text.startswith(fact.key[:1].upper() + fact.key[1:]):
-        return text
-    return text[:1].lower() + text[1:]
+QUESTION_TAILS = (
+    "please", "if you can", "my friend", "according to the story", "as told above", "sir", "by the way", "in short",
+    "as far as you know", "do you think", "in the text", "in one word",
+)  # fmt: skip
+PREFIXES = (
+    "The answer:",
+    "I think it is",
+    "That would be",
+    "This is",
+    "The text gives",
+    "Here it is:",
+    "The answer is",
+)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from bundled_check import check, default_device
 from bundled_data import BOS, EOS, works
 from bundled_optimizer import Muon
-from bundled_sequences import ANSWER, PLAIN, Sequences
+from bundled_sequences import ANSWER, MIXES, PLAIN, Sequences
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -58,7 +58,9 @@ def settings() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--feed-forward", type=int, default=640)
-    parser.add_argument("--variety", type=float, default=0.8, help="share of facts worded freely; the rest as listed")
+    parser.add_argument(
+        "--mix", choices=list(MIXES), default="listed", help="what rows are made of (bundled_sequences)"
+    )
     parser.add_argument("--lr-matrices", type=float, default=0.02)
     parser.add_argument("--lr-embedding", type=float, default=3e-3)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
@@ -83,7 +85,7 @@ class Batches(Dataset):
     def __init__(self, array: Path, tokenizer: Path, words: list[str], options: argparse.Namespace):
         self.array, self.tokenizer, self.words = array, tokenizer, words
         self.seed, self.steps, self.tokens, self.length = options.seed, options.steps, options.tokens, options.length
-        self.variety = options.variety
+        self.mix = MIXES[options.mix]
         self.sequences: Sequences | None = None  # made in the worker: its tokenizer and memory map are its own
 
     def __len__(self) -> int:
@@ -93,7 +95,7 @@ class Batches(Dataset):
         if self.sequences is None:
             tokens = np.load(self.array, mmap_mode="r")
             tokenizer = Tokenizer.from_file(str(self.tokenizer))
-            self.sequences = Sequences(tokens, tokenizer, self.words, self.variety)
+            self.sequences = Sequences(tokens, tokenizer, self.words, self.mix)
         short = step < SHORT_STEPS or step % 5 in (1, 3)
         length = self.length // 4 if short else self.length
         rows = [

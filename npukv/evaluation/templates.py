@@ -40,9 +40,9 @@ STATEMENTS = {
         "It is well known that {v} is the {a} of {k}.", "Now the {a} of {k}, if you must know, is {v}.",
     ),
     "held-out": (
-        "It was written down that the {a} for {k} is {v}.", "The {a} chosen for {k} is {v}.",
-        "Let it be noted that {v} is the {a} of {k}.", "Somebody said that the {a} of {k} is {v}.",
-        "The {a} given to {k} is {v}.", "And the {a} for {k} is still {v}.",
+        "It turned out that the {a} of {k} is {v}.", "Be assured that {v} is the {a} for {k}.",
+        "The {a} entered beside {k} is {v}.", "By common consent the {a} for {k} is {v}.",
+        "The {a} of {k}, I remember, is {v}.", "Even today the {a} for {k} remains {v}.",
     ),
 }  # fmt: skip
 
@@ -55,14 +55,14 @@ QUESTIONS = {
         "What does the text give as the {a} of {k}?", "{K} has which {a}?", "What is the {a} that belongs to {k}?",
     ),
     "held-out": (
-        "Please state the {a} for {k}.", "What is the {a} given to {k}?", "In this text, what is the {a} of {k}?",
-        "Could you find the {a} of {k}?", "Which is the {a} for {k}?",
+        "Kindly give the {a} for {k}.", "From this account, what is the {a} of {k}?", "Which one is the {a} for {k}?",
+        "Would you look up the {a} of {k}?", "What is the {a} listed for {k}?",
     ),
 }  # fmt: skip
 
 PREFIXES = {
     "train": ("The {a} for {k} is", "The {a} of {k} is", "It is", "The {a} is", "According to the text, it is"),
-    "held-out": ("The {a} for {k}, says the text, is", "The answer is that the {a} of {k} is"),
+    "held-out": ("The {a} for {k}, as I read, is", "The reply is that the {a} of {k} is"),
 }
 
 # Pass keys without a key: a text has only one.
@@ -73,8 +73,8 @@ LONE_STATEMENTS = {
         "He whispered that the {a} was {v}.", "Note: the {a} is {v}.", "Keep it to yourself: the {a} is {v}.",
     ),
     "held-out": (
-        "You should know that the {a} is {v}.", "They have changed the {a} to {v}.",
-        "The {a} is {v}, and it opens every door.", "Write down the {a}, which is {v}.",
+        "Bear in mind that the {a} is {v}.", "The {a}, they told us, is {v}.", "From today the {a} is {v}.",
+        "Whoever asks, the {a} is {v}.",
     ),
 }  # fmt: skip
 
@@ -83,12 +83,12 @@ LONE_QUESTIONS = {
         "What is the {a}?", "What was the {a}?", "Tell me the {a}.", "What is the {a} mentioned in the text?",
         "Do you know the {a}?", "Which {a} is given?", "What does the text say the {a} is?", "Give the {a}.",
     ),
-    "held-out": ("Please state the {a}.", "In this text, what is the {a}?", "Could you find the {a}?"),
+    "held-out": ("Kindly give the {a}.", "From this account, what is the {a}?", "Would you look up the {a}?"),
 }  # fmt: skip
 
 LONE_PREFIXES = {
     "train": ("The {a} is", "It is", "According to the text, the {a} is"),
-    "held-out": ("The {a}, says the text, is", "The answer is that the {a} is"),
+    "held-out": ("The {a}, as I read, is", "The reply is that the {a} is"),
 }
 
 # base, third person, past, participle
@@ -112,8 +112,8 @@ PLACE_STATEMENTS = {
         "Nobody knew that {K} {past} the {t} in the {p}.", "{K} {past} the {t} carefully in the old {p}.",
     ),
     "held-out": (
-        "They say that {K} {third} the {t} in the {p}.", "At last {K} {past} the {t} in the {p}.",
-        "I saw that {K} {past} the {t} in the {p}.", "In the {p}, as usual, {K} {past} the {t}.",
+        "It is certain that {K} {third} the {t} in the {p}.", "Early one morning {K} {past} the {t} in the {p}.",
+        "We watched as {K} {past} the {t} in the {p}.", "The {t}, which {K} {past} in the {p}, was heavy.",
     ),
 }  # fmt: skip
 
@@ -125,14 +125,14 @@ PLACE_QUESTIONS = {
         "According to the text, where did {K} {base} the {t}?", "Where was the {t} {participle} by {K}?",
     ),
     "held-out": (
-        "Can you say where {K} {third} the {t}?", "Where exactly did {K} {base} the {t}?",
-        "In this text, where does {K} {base} the {t}?",
+        "Would you say where {K} {third} the {t}?", "Where in the world did {K} {base} the {t}?",
+        "From this account, where does {K} {base} the {t}?",
     ),
 }  # fmt: skip
 
 PLACE_PREFIXES = {
     "train": ("{K} {third} the {t} in the", "{K} {past} the {t} in the", "In the", "It is in the", "The {t} is in the"),
-    "held-out": ("The text says that {K} {past} the {t} in the", "The answer is the"),
+    "held-out": ("I read that {K} {past} the {t} in the", "The reply is the"),
 }
 
 # Sentences that repeat a question's words and hold no answer to it.

@@ -22,6 +22,7 @@ sys.path.insert(0, str(SCRIPTS))
 import bundled_check  # noqa: E402
 import bundled_sequences  # noqa: E402
 import bundled_variety  # noqa: E402
+import bundled_wording  # noqa: E402
 import train_bundled  # noqa: E402
 from bundled_optimizer import Muon, orthogonalize  # noqa: E402
 
@@ -120,9 +121,9 @@ def test_variations_keep_the_fact(sequences: bundled_sequences.Sequences, kind: 
     rng = random.Random(2)
     for _ in range(300):
         fact = draw_fact(rng, kind, sequences.words, "train", key="oak-river")
-        varied = bundled_variety.vary(rng, fact, sequences.words)
+        varied = bundled_wording.reword(rng, fact, sequences.words)
         assert varied.value in varied.statement and "oak-river" in varied.statement.lower()
-        assert "oak-river" in varied.question.lower() and fact.attribute in varied.question
+        assert "oak-river" in varied.question.lower() and fact.attribute in varied.question.lower()
         assert "{" not in varied.statement + varied.question + varied.prefix
 
 
