@@ -1,0 +1,274 @@
+"""Launches of Triton kernels, carried out on the CPU by their form lowered for Ascend.
+
+`on_lowered(module)` replaces the kernels of a module while its own launchers run: strides, grids and constants are those
+that a device would get. Every tensor goes into memory that ends, or begins, at a page that cannot be touched, so that
+any access outside it kills the (forked) program; the programs of a grid run in random order.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import ctypes
+import faulthandler
+import importlib.util
+import itertools
+import mmap
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from tests.lowering import toolchain
+
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.int16: "*i16",
+    torch.int8: "*i8",
+    torch.uint8: "*u8",
+    torch.bool: "*i1",
+}
+#: Arguments of a launch that say how to schedule a kernel, not what it computes.
+SCHEDULING = {
+    "num_warps",
+    "num_stages",
+    "num_ctas",
+    "maxnreg",
+    "num_buffers_warp_spec",
+    "num_consumer_groups",
+    "warmup",
+}
+CANARY = 0xA5
+LIMIT = 60  # seconds for one launch
+
+
+class OutOfBounds(Exception):
+    """A kernel touched memory that is not its argument's."""
+
+
+def is_jit(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(mark) for mark in node.decorator_list)
+
+
+def jit_functions(source: str) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and is_jit(node)}
+
+
+def kernel_source(source: str) -> str:
+    """What the compiler needs of a file: triton's imports, the jitted functions, and the constants they use."""
+    kept: list[str] = ["import triton", "import triton.language as tl"]
+    body = ast.parse(source).body
+    used = {name.id for node in body if is_jit(node) for name in ast.walk(node) if isinstance(name, ast.Name)}
+    for node in body:
+        if is_jit(node) and isinstance(node, ast.FunctionDef):
+            node.decorator_list = [ast.parse("triton.jit", mode="eval").body]
+            node.body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+            kept.append(ast.unparse(node))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("npukv"):
+            kept += jitted_imports(node)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "triton":
+            kept.append(ast.unparse(node))
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id in used for target in targets):
+                kept.append(ast.unparse(node))
+    return "\n\n".join(kept) + "\n"
+
+
+def jitted_imports(node: ast.ImportFrom) -> list[str]:
+    """The sources of kernels that a file takes from another of ours."""
+    spec = importlib.util.find_spec(node.module or "")
+    if spec is None or spec.origin is None:
+        return []
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    return [kernel_source(source)] if {alias.name for alias in node.names} & set(jit_functions(source)) else []
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class Fenced:
+    """A tensor's memory (from its first element to its last) between two untouchable pages, shared with a fork."""
+
+    def __init__(self, tensor: torch.Tensor, at_end: bool) -> None:
+        page, self.tensor = mmap.PAGESIZE, tensor
+        elements = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+        self.bytes = (elements if tensor.numel() else 0) * tensor.element_size()
+        inner = max(page, -(-self.bytes // page) * page)
+        self.length = inner + 2 * page
+        base = libc.mmap(None, self.length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | mmap.MAP_ANON, -1, 0)
+        if base in (None, ctypes.c_void_p(-1).value):
+            raise MemoryError(f"mmap of {self.length} bytes: {os.strerror(ctypes.get_errno())}")
+        self.base: int = base
+        libc.mprotect(base, page, 0)
+        libc.mprotect(base + page + inner, page, 0)
+        self.slack = inner - self.bytes
+        self.address = base + page + (self.slack if at_end else 0)
+        self.slack_address = base + page + (0 if at_end else self.bytes)
+        ctypes.memset(self.slack_address, CANARY, self.slack)
+        self.before = ctypes.string_at(tensor.data_ptr(), self.bytes) if self.bytes else b""
+        ctypes.memmove(self.address, self.before, self.bytes)
+
+    def take_back(self) -> None:
+        """Copies what the kernel changed into the tensor; checks what lies beside it."""
+        if ctypes.string_at(self.slack_address, self.slack) != bytes([CANARY]) * self.slack:
+            raise OutOfBounds("a store beside an argument")
+        after = ctypes.string_at(self.address, self.bytes)
+        if after == self.before:
+            return
+        # Only what changed: another argument may be a view of the same memory.
+        size = self.tensor.element_size()
+        for start in range(0, self.bytes, size):
+            if after[start : start + size] != self.before[start : start + size]:
+                ctypes.memmove(self.tensor.data_ptr() + start, after[start : start + size], size)
+
+    def free(self) -> None:
+        libc.munmap(self.base, self.length)
+
+
+def in_fork(work: Callable[[], None]) -> None:
+    """Runs `work` in a forked process, whose death is an error here."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            faulthandler.disable()
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(LIMIT)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        if name == "SIGALRM":
+            raise TimeoutError(f"a kernel ran for more than {LIMIT} s")
+        raise OutOfBounds(f"{name}: an access outside every argument")
+    if status:
+        raise RuntimeError(f"the launch failed in the fork with status {status}")
+
+
+class Lowered:
+    """Stands in for a jitted kernel: `kernel[grid](...)` runs its lowered form on the CPU."""
+
+    def __init__(self, kernel: Any, name: str, source: str, seen: dict[str, int]) -> None:
+        self.name, self.source, self.seen = name, kernel_source(source), seen
+        self.configured = dict(kernel.configs[0].kwargs) if getattr(kernel, "configs", None) else {}
+        definition = jit_functions(self.source)[name].args
+        self.parameters = [argument.arg for argument in definition.args]
+        self.constexpr = {
+            argument.arg
+            for argument in definition.args
+            if argument.annotation is not None and "constexpr" in ast.unparse(argument.annotation)
+        }
+        values = [ast.literal_eval(value) for value in definition.defaults]
+        self.defaults = dict(zip(self.parameters[len(self.parameters) - len(values) :], values, strict=True))
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        def call(*positional: Any, **named: Any) -> None:
+            named = {name: value for name, value in named.items() if name not in SCHEDULING}
+            bound = self.defaults | self.configured | dict(zip(self.parameters, positional, strict=False)) | named
+            unknown = sorted(set(bound) - set(self.parameters))
+            if unknown or len(bound) != len(self.parameters):
+                raise TypeError(f"{self.name}: unknown {unknown}, missing {sorted(set(self.parameters) - set(bound))}")
+            size = grid(bound) if callable(grid) else grid
+            self.launch(tuple(size) if isinstance(size, Sequence) else (size,), bound)
+
+        return call
+
+    def launch(self, grid: tuple[int, ...], bound: dict[str, Any]) -> None:
+        """Signature and constants as triton's own launcher specialises them: None and the integer 1 are constants."""
+        constants: dict[str, Any] = {}
+        signature: dict[str, str] = {}
+        for name in self.parameters:
+            value = bound[name]
+            if name in self.constexpr or value is None or (type(value) is int and value == 1):
+                constants[name] = getattr(value, "value", value)
+            elif isinstance(value, torch.Tensor):
+                signature[name] = POINTERS[value.dtype]
+            elif isinstance(value, bool):
+                signature[name] = "i1"
+            elif isinstance(value, int):
+                signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            elif isinstance(value, float):
+                signature[name] = "fp32"
+            else:
+                raise TypeError(f"{self.name}: {name} is a {type(value).__name__}")
+        library = toolchain.kernel(self.source, self.name, signature, constants)
+        self.seen[self.name] = self.seen.get(self.name, 0) + 1
+        run(library[self.name], [bound[name] for name in signature], list(signature.values()), grid)
+
+
+def run(function: Any, arguments: list[Any], types: list[str], grid: tuple[int, ...]) -> None:
+    """Calls a lowered kernel for each program. Its arguments: two workspaces (unused), the kernel's, grid, place in it."""
+    function.restype = None
+    fences: list[Fenced] = []
+    plain: list[Any] = []
+    for fences_at_end in (random.random() < 0.7,):
+        for value, kind in zip(arguments, types, strict=True):
+            if isinstance(value, torch.Tensor):
+                fences.append(Fenced(value, fences_at_end))
+                plain += memref(fences[-1].address, value.numel())
+            else:
+                types_of = {"i1": ctypes.c_bool, "i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
+                plain.append(types_of[kind](value))
+    sizes = [*grid, 1, 1][:3]
+    places = list(itertools.product(*(range(size) for size in sizes)))
+    random.shuffle(places)
+    workspaces = memref(0, 0) * 2
+    size_arguments = [ctypes.c_int32(size) for size in sizes]
+
+    def programs() -> None:
+        for place in places:
+            function(*workspaces, *plain, *size_arguments, *(ctypes.c_int32(index) for index in place))
+
+    try:
+        in_fork(programs)
+        for fence in fences:
+            fence.take_back()
+    finally:
+        for fence in fences:
+            fence.free()
+
+
+def memref(address: int, elements: int) -> list[Any]:
+    """A memref of one dimension as MLIR passes it: allocated, aligned, offset, size, stride."""
+    pointer = ctypes.c_void_p(address)
+    return [pointer, pointer, ctypes.c_int64(0), ctypes.c_int64(elements), ctypes.c_int64(1)]
+
+
+@contextlib.contextmanager
+def on_lowered(module: ModuleType, source: str | None = None) -> Iterator[dict[str, int]]:
+    """Within it, launches of the module's kernels run their lowered form; gives launches per kernel.
+
+    Args:
+        module: a module with kernels, e.g. `npukv.ops.hashing.triton`.
+        source: its text, when the kernels to lower differ from the file's (a mutation).
+    """
+    text = Path(str(module.__file__)).read_text(encoding="utf-8") if source is None else source
+    seen: dict[str, int] = {}
+    originals = {name: getattr(module, name) for name in jit_functions(text)}
+    try:
+        for name, kernel in originals.items():
+            setattr(module, name, Lowered(kernel, name, text, seen))
+        yield seen
+    finally:
+        for name, kernel in originals.items():
+            setattr(module, name, kernel)

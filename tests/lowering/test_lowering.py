@@ -1,0 +1,96 @@
+"""Rung 4: Triton kernels, lowered by triton-ascend, computed on the CPU against their references."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+pytest.importorskip("triton", reason="the kernels' files import triton")
+
+import torch
+
+from tests.lowering import launch, toolchain
+from tests.lowering.suite import Mutation, Suite, catch, kernels, plant, source_of, try_cases
+from tests.lowering.suites import suites
+
+SUITES = suites()
+needs_tools = pytest.mark.skipif(bool(toolchain.missing()), reason=toolchain.missing() or "the tools are there")
+
+
+@needs_tools
+@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES.keys())
+def test_lowered_kernels_compute_what_the_reference_does(suite: Suite) -> None:
+    outcome = try_cases(suite, seed=1)
+    assert not outcome.failed
+    assert not outcome.refused
+    assert set(outcome.launches) == set(kernels(suite)), "a kernel no case launches"
+    assert outcome.passed >= 3
+
+
+@needs_tools
+@pytest.mark.parametrize(
+    ("suite", "mutation"),
+    [pytest.param(s, m, id=f"{s.name}: {m.name}") for s in SUITES.values() for m in s.mutations],
+)
+def test_a_planted_bug_is_noticed(suite: Suite, mutation: Mutation) -> None:
+    assert catch(suite, mutation)
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES.keys())
+def test_every_mutation_still_has_its_place(suite: Suite) -> None:
+    """Needs no tools: a kernel that changes must not lose its planted bugs unseen."""
+    for mutation in suite.mutations:
+        assert plant(suite, mutation) != source_of(suite)
+        launch.kernel_source(plant(suite, mutation))
+
+
+def test_a_fence_stops_what_leaves_a_tensor() -> None:
+    tensor = torch.arange(6.0).view(2, 3)[:, :2]  # from its first element to its last: 5 floats
+    for at_end, outside in ((True, 20), (False, -4)):
+        fence = launch.Fenced(tensor, at_end)
+        assert fence.bytes == 20
+        assert ctypes.string_at(fence.address, 20) == tensor.numpy().base.tobytes()[:20]
+        with pytest.raises(launch.OutOfBounds, match="SIGSEGV"):
+            launch.in_fork(lambda fence=fence, outside=outside: ctypes.string_at(fence.address + outside, 1))
+        launch.in_fork(lambda fence=fence: ctypes.memset(fence.address + 4, 0, 4))
+        fence.take_back()
+        assert tensor.tolist()[0] == [0.0, 0.0]
+        ctypes.memset(fence.slack_address, 1, 1)
+        with pytest.raises(launch.OutOfBounds, match="beside"):
+            fence.take_back()
+        fence.free()
+
+
+def test_a_launch_is_specialised_as_triton_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        "import triton\nWIDE = tl.constexpr(8)\nOTHER = 9\n"
+        "@triton.autotune([], [])\n@triton.jit\n"
+        "def k(x, n, one, none, f, b, big, size: tl.constexpr, more: tl.constexpr = 4):\n    '''text'''\n    tl.store(x, WIDE)\n"
+    )
+    asked: list[tuple[object, ...]] = []
+
+    class Stop(Exception): ...
+
+    def kernel(*request: object) -> None:
+        asked.append(request)
+        raise Stop
+
+    monkeypatch.setattr(toolchain, "kernel", kernel)
+    lowered = launch.Lowered(object(), "k", source, {})
+    with pytest.raises(Stop):
+        lowered[lambda bound: (bound["size"],)](torch.zeros(2), 7, 1, None, 0.5, True, 2**40, size=16, num_warps=4)
+    text, name, signature, constants = asked[0]
+    assert name == "k"
+    assert signature == {"x": "*fp32", "n": "i32", "f": "fp32", "b": "i1", "big": "i64"}
+    assert constants == {"one": 1, "none": None, "size": 16, "more": 4}
+    assert "WIDE" in str(text) and "OTHER" not in str(text) and "autotune" not in str(text)
+    with pytest.raises(TypeError, match="missing"):
+        lowered[(1,)](torch.zeros(2), 7)
+
+
+def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPUKV_TRITON_ASCEND", "/nowhere/python")
+    assert "no such file" in toolchain.missing.__wrapped__()
+    monkeypatch.delenv("NPUKV_TRITON_ASCEND")
+    assert "NPUKV_TRITON_ASCEND" in toolchain.missing.__wrapped__()
