@@ -82,14 +82,18 @@ class Tokens:
     """A tokenised text.
 
     Attributes:
-        ids: token ids, int32 [n].
-        starts: where each token begins in the text, in characters, int64 [n].
+        ids: token ids, integers [n].
+        starts: where each token begins in the text, in characters, integers [n].
         characters: the text's length.
+        folder: where they are kept, for tokens mapped from a token store (`npukv.parallel.tokens`).
+        fingerprint: a hash of the ids, where it is known without reading them.
     """
 
     ids: np.ndarray
     starts: np.ndarray
     characters: int
+    folder: Path | None = None
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -111,33 +115,43 @@ def tokenize(tokenizer: Any, text: str, progress: Callable[[int, int], None] | N
     Raises:
         ModelError: the tokenizer cannot tell where its tokens stand in the text.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(
-            f"got a {type(tokenizer).__name__}, expected a tokenizer with a tokenizer.json (it tells where each token "
-            "stands in the text); save the model's tokenizer with a recent transformers to make one"
-        )
+    check_tokenizer(tokenizer)
     # Filled in place: pieces joined at the end would need all of it twice. What is not filled takes no memory.
     ids, starts, count = np.empty(len(text) // 2 + 1024, np.int32), np.empty(len(text) // 2 + 1024, np.int64), 0
     for begin, end in blocks(text):
-        encoded = tokenizer(
-            text[begin:end],
-            add_special_tokens=False,
-            split_special_tokens=True,  # a text that spells one out is text, not a command
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        found = np.asarray(encoded["input_ids"], dtype=np.int32)
+        found, places = tokenize_block(tokenizer, text[begin:end])
         if count + len(found) > len(ids):
             ids, starts = (
                 np.concatenate([kept, np.empty(len(kept) + len(found), kept.dtype)]) for kept in (ids, starts)
             )
         ids[count : count + len(found)] = found
-        offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-        starts[count : count + len(found)] = offsets[:, 0] + begin
+        starts[count : count + len(found)] = places + begin
         count += len(found)
         if progress is not None:
             progress(end, len(text))
     return Tokens(ids[:count], starts[:count], len(text))
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer that cannot tell where its tokens stand in the text."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"got a {type(tokenizer).__name__}, expected a tokenizer with a tokenizer.json (it tells where each token "
+            "stands in the text); save the model's tokenizer with a recent transformers to make one"
+        )
+
+
+def tokenize_block(tokenizer: Any, block: str) -> tuple[np.ndarray, np.ndarray]:
+    """(ids int32 [n], first characters int64 [n]) of a block of text, tokenised on its own."""
+    encoded = tokenizer(
+        block,
+        add_special_tokens=False,
+        split_special_tokens=True,  # a text that spells one out is text, not a command
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    return np.asarray(encoded["input_ids"], dtype=np.int32), offsets[:, 0]
 
 
 def blocks(text: str, size: int = BLOCK) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from npukv.errors import InputError
 
@@ -16,6 +18,44 @@ class Segment:
     end: int
     char_start: int = 0
     char_end: int = 0
+
+
+class Windows(Sequence[Segment]):
+    """All segments of a text, in its order, each made when it is asked for.
+
+    Twenty million tokens are tens of thousands of segments, of which a rank, or a question answered from a shortlist,
+    looks at a few; of the text's places only those are read.
+
+    Args:
+        tokens, length, overlap: as of `cut`.
+        span: (start, end) in tokens -> (from, to) in characters.
+    """
+
+    def __init__(self, tokens: int, length: int, overlap: int, span: Callable[[int, int], tuple[int, int]]) -> None:
+        _check(length, overlap)
+        self.length = min(length, tokens)
+        self.stride = length - overlap
+        self._last = max(0, tokens - length)
+        self._count = -(-self._last // self.stride) + 1 if tokens else 0
+        self._span = span
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Segment: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Segment, ...]: ...
+    def __getitem__(self, index: int | slice) -> Segment | tuple[Segment, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(self._count)))
+        place = range(self._count)[index]
+        start = self.start(place)
+        return Segment(place, start, start + self.length, *self._span(start, start + self.length))
+
+    def start(self, index: int) -> int:
+        """The first token of a segment; the last segment is moved back to the text's end."""
+        return min(index * self.stride, self._last)
 
 
 def cut(tokens: int, length: int, overlap: int) -> list[tuple[int, int]]:
@@ -32,14 +72,13 @@ def cut(tokens: int, length: int, overlap: int) -> list[tuple[int, int]]:
     >>> cut(9, 4, 1)
     [(0, 4), (3, 7), (5, 9)]
     """
+    return [(segment.start, segment.end) for segment in Windows(tokens, length, overlap, lambda start, end: (0, 0))]
+
+
+def _check(length: int, overlap: int) -> None:
     if length < 1:
         raise InputError(f"got a segment of {length} tokens, expected at least 1; raise --segment")
     if not 0 <= overlap < length:
         raise InputError(
             f"got an overlap of {overlap} tokens for segments of {length}, expected 0 to {length - 1}; lower --overlap"
         )
-    if tokens <= length:
-        return [(0, tokens)] if tokens else []
-    stride = length - overlap
-    starts = [*range(0, tokens - length, stride), tokens - length]
-    return [(start, start + length) for start in starts]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from npukv.errors import InputError
 from npukv.language_model import LanguageModel
 from npukv.prompt import Prompt, build_prompt
 from npukv.relevance import measures
-from npukv.relevance.cut import Segment, cut
+from npukv.relevance.cut import Segment, Windows
 from npukv.relevance.journal import fingerprint
 from npukv.text import Tokens
 
@@ -28,7 +29,7 @@ class Plan:
     tokens: Tokens
     asked: tuple[str, ...]
     prompts: tuple[Prompt, ...]
-    segments: tuple[Segment, ...]
+    segments: Sequence[Segment]
     horizon: int
 
     @property
@@ -38,10 +39,14 @@ class Plan:
 
     def identity(self, lm: LanguageModel) -> dict[str, str]:
         """What the scores depend on besides the question, as hashes."""
-        lengths = sorted({segment.end - segment.start for segment in self.segments})
+        if isinstance(self.segments, Windows):
+            lengths = [self.segments.length]
+        else:
+            lengths = sorted({segment.end - segment.start for segment in self.segments})
         first_two = [segment.start for segment in self.segments[:2]]
         settings = fingerprint(lengths, first_two, self.horizon, self.shared and lm.rewindable, lm.device.name)
-        return {"text": fingerprint(self.tokens.ids.tobytes()), "model": lm.fingerprint, "settings": settings}
+        text = self.tokens.fingerprint or fingerprint(self.tokens.ids.tobytes())
+        return {"text": text, "model": lm.fingerprint, "settings": settings}
 
     def keys(self) -> list[str]:
         """What identifies each question in a journal."""
@@ -94,6 +99,5 @@ def make_plan(
             f"got segments of {length} tokens, expected at most {room}: the model's context of {lm.context} also holds "
             f"the question ({longest}) and {horizon} tokens looked ahead; lower --segment"
         )
-    windows = cut(len(tokens), length, length // 6 if overlap is None else overlap)
-    segments = tuple(Segment(i, start, end, *tokens.span(start, end)) for i, (start, end) in enumerate(windows))
-    return Plan(tokens, questions, prompts, segments, horizon)
+    windows = Windows(len(tokens), length, length // 6 if overlap is None else overlap, tokens.span)
+    return Plan(tokens, questions, prompts, windows, horizon)
