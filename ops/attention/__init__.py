@@ -1,5 +1,13 @@
-"""Causal attention over un-repeated key and value heads."""
+"""Attention over un-repeated key and value heads: causal, and partial over chosen keys with an exact merge."""
 
 from npukv.ops.attention.dispatch import causal_attention, explain
+from npukv.ops.attention.operators import indexed_attention, merge_partials, paged_attention, partial_attention
 
-__all__ = ["causal_attention", "explain"]
+__all__ = [
+    "causal_attention",
+    "explain",
+    "indexed_attention",
+    "merge_partials",
+    "paged_attention",
+    "partial_attention",
+]
