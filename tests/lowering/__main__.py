@@ -41,9 +41,8 @@ def report(suite: Suite) -> dict[str, object]:
     noticed = sum(bool(how) for how in bugs.values())
     total = outcome.passed + len(outcome.failed) + len(outcome.refused)
     seconds = time.perf_counter() - start
-    print(
-        f"{suite.name:<12} {outcome.passed}/{total} cases, {noticed}/{len(bugs)} planted bugs noticed, {seconds:.1f} s"
-    )
+    bugs_noticed = f"{noticed}/{len(bugs)} planted bugs noticed"
+    print(f"{suite.name:<12} {outcome.passed}/{total} cases, {bugs_noticed}, {seconds:.1f} s")
     return {
         "kernels": {name: outcome.launches.get(name, 0) for name in kernels(suite)},
         "cases": total,

@@ -1,8 +1,8 @@
 """Launches of Triton kernels, carried out on the CPU by their form lowered for Ascend.
 
-`on_lowered(module)` replaces the kernels of a module while its own launchers run: strides, grids and constants are those
-that a device would get. Every tensor goes into memory that ends, or begins, at a page that cannot be touched, so that
-any access outside it kills the (forked) program; the programs of a grid run in random order.
+`on_lowered(module)` replaces the kernels of a module while its own launchers run: strides, grids and constants are
+those that a device would get. Every tensor goes into memory that ends, or begins, at a page that cannot be touched, so
+that any access outside it kills the (forked) program; the programs of a grid run in random order.
 """
 
 from __future__ import annotations
@@ -38,16 +38,9 @@ POINTERS = {
     torch.uint8: "*u8",
     torch.bool: "*i1",
 }
+SCALARS = {"i1": ctypes.c_bool, "i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
 #: Arguments of a launch that say how to schedule a kernel, not what it computes.
-SCHEDULING = {
-    "num_warps",
-    "num_stages",
-    "num_ctas",
-    "maxnreg",
-    "num_buffers_warp_spec",
-    "num_consumer_groups",
-    "warmup",
-}
+SCHEDULING = {"num_warps", "num_stages", "num_ctas", "maxnreg"}
 CANARY = 0xA5
 LIMIT = 60  # seconds for one launch
 
@@ -217,18 +210,17 @@ class Lowered:
 
 
 def run(function: Any, arguments: list[Any], types: list[str], grid: tuple[int, ...]) -> None:
-    """Calls a lowered kernel for each program. Its arguments: two workspaces (unused), the kernel's, grid, place in it."""
+    """Calls a lowered kernel for each program: two workspaces (unused), its arguments, the grid, the place in it."""
     function.restype = None
     fences: list[Fenced] = []
     plain: list[Any] = []
-    for fences_at_end in (random.random() < 0.7,):
-        for value, kind in zip(arguments, types, strict=True):
-            if isinstance(value, torch.Tensor):
-                fences.append(Fenced(value, fences_at_end))
-                plain += memref(fences[-1].address, value.numel())
-            else:
-                types_of = {"i1": ctypes.c_bool, "i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
-                plain.append(types_of[kind](value))
+    at_end = random.random() < 0.7
+    for value, kind in zip(arguments, types, strict=True):
+        if isinstance(value, torch.Tensor):
+            fences.append(Fenced(value, at_end))
+            plain += memref(fences[-1].address, value.numel())
+        else:
+            plain.append(SCALARS[kind](value))
     sizes = [*grid, 1, 1][:3]
     places = list(itertools.product(*(range(size) for size in sizes)))
     random.shuffle(places)

@@ -61,11 +61,7 @@ MUTATIONS = (
     Mutation("row length for the stride", "value + places[:, None] * stride", "value + places[:, None] * width"),
     Mutation("load mask of codes dropped", "word[None, :], mask=there[:, None], other=0)", "word[None, :])"),
     Mutation("store mask of distances dropped", "tl.sum(bits & 0x3F, 1), mask=there)", "tl.sum(bits & 0x3F, 1))"),
-    Mutation(
-        "a bit lost in the popcount",
-        "0x33333333) + ((bits >> 2) & 0x33333333)",
-        "0x33333333) + ((bits >> 2) & 0x33333331)",
-    ),
+    Mutation("a bit lost in the popcount", "((bits >> 2) & 0x33333333)", "((bits >> 2) & 0x33333331)"),
     Mutation("and for exclusive or", "bits = bits ^ tl.load", "bits = bits & tl.load"),
     Mutation("index not clamped", "safe = tl.where(valid, index, 0)", "safe = index"),
     Mutation("negative index let through", "(index >= 0) & (index < rows)", "index < rows"),

@@ -1,4 +1,4 @@
-"""The suites that can be tried here; a family whose kernels cannot be imported (no triton) is left out with its reason."""
+"""The suites: one per file of kernels."""
 
 from __future__ import annotations
 

@@ -46,16 +46,18 @@ def test_every_mutation_still_has_its_place(suite: Suite) -> None:
 
 
 def test_a_fence_stops_what_leaves_a_tensor() -> None:
-    tensor = torch.arange(6.0).view(2, 3)[:, :2]  # from its first element to its last: 5 floats
+    whole = torch.arange(6.0)
+    tensor = whole.view(2, 3)[:, :2]  # from its first element to its last: 5 floats
     for at_end, outside in ((True, 20), (False, -4)):
         fence = launch.Fenced(tensor, at_end)
         assert fence.bytes == 20
-        assert ctypes.string_at(fence.address, 20) == tensor.numpy().base.tobytes()[:20]
+        assert ctypes.string_at(fence.address, 20) == whole[:5].numpy().tobytes()
         with pytest.raises(launch.OutOfBounds, match="SIGSEGV"):
             launch.in_fork(lambda fence=fence, outside=outside: ctypes.string_at(fence.address + outside, 1))
         launch.in_fork(lambda fence=fence: ctypes.memset(fence.address + 4, 0, 4))
         fence.take_back()
-        assert tensor.tolist()[0] == [0.0, 0.0]
+        assert whole.tolist() == [0.0, 0.0, 2.0, 3.0, 4.0, 5.0]
+        whole[1] = 1.0
         ctypes.memset(fence.slack_address, 1, 1)
         with pytest.raises(launch.OutOfBounds, match="beside"):
             fence.take_back()
@@ -66,7 +68,8 @@ def test_a_launch_is_specialised_as_triton_does(monkeypatch: pytest.MonkeyPatch)
     source = (
         "import triton\nWIDE = tl.constexpr(8)\nOTHER = 9\n"
         "@triton.autotune([], [])\n@triton.jit\n"
-        "def k(x, n, one, none, f, b, big, size: tl.constexpr, more: tl.constexpr = 4):\n    '''text'''\n    tl.store(x, WIDE)\n"
+        "def k(x, n, one, none, f, b, big, size: tl.constexpr, more: tl.constexpr = 4):\n"
+        "    '''text'''\n    tl.store(x, WIDE)\n"
     )
     asked: list[tuple[object, ...]] = []
 

@@ -1,9 +1,10 @@
 """From a Triton kernel's source to a shared object for this machine's CPU, by way of triton-ascend's linalg.
 
 Two things are needed that are no dependencies of the package, both named by variables of the environment:
-NPUKV_TRITON_ASCEND: the Python of an environment (3.9-3.11) that has triton-ascend 3.2.0 and nothing else called triton;
-NPUKV_MLIR: the folder with LLVM 19's mlir-opt, mlir-translate, opt and llc (Debian: mlir-19-tools and llvm-19, which may
-be unpacked anywhere). Without the variables, `mlir-opt` is looked for on PATH and in Debian's own place.
+NPUKV_TRITON_ASCEND: the Python of an environment (3.9-3.11) with triton-ascend 3.2.0 and pybind11, and nothing else
+called triton; NPUKV_MLIR: the folder with LLVM 19's mlir-opt, mlir-translate, opt and llc (Debian: mlir-19-tools,
+libmlir-19, llvm-19 and libllvm19, which may be unpacked anywhere). Without that one, `mlir-opt` is looked for on PATH
+and in Debian's own place.
 """
 
 from __future__ import annotations
