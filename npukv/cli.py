@@ -1,4 +1,4 @@
-"""The command line: npukv ask, score, eval, sample, info.
+"""The command line: npukv ask, score, generate, eval, bench, sample, info.
 
 Commands import what they need when they run, so that --help answers at once.
 """
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from npukv.bench.cli import bench_app
 from npukv.errors import NpukvError
 from npukv.evaluation.cli import eval_command
+from npukv.generate_command import generate_command
 
 if TYPE_CHECKING:
     from npukv.text import Source
@@ -220,7 +222,9 @@ def info() -> None:
     print(json.dumps(environment(), indent=2, ensure_ascii=False))
 
 
+app.command("generate")(generate_command)
 app.command("eval")(eval_command)
+app.add_typer(bench_app, name="bench")
 
 
 def _checked_input(files: list[str], question: str, measure: str) -> Source:

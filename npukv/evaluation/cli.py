@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +27,8 @@ def eval_command(
     ] = None,
     tasks: Names = DEFAULT_TASKS,
     methods: Annotated[
-        str, typer.Option(help="Comma-separated; arguments follow with colons: xl3m:MEASURE:KEEP, bm25:KEEP.")
+        str,
+        typer.Option(help="Comma-separated; arguments follow with colons: xl3m:MEASURE:KEEP, clustered:SHARE."),
     ] = DEFAULT_METHODS,
     lengths: Annotated[
         str, typer.Option(help="Tokens of a sample, comma-separated: 2k = 2,048, 20m = 20,000,000.")
@@ -88,7 +91,9 @@ def eval_command(
     started = time.perf_counter()
     with ProgressReport() as progress:
         results, skipped = evaluate(lm, material, suite, run=run, progress=progress)
-        measured = measure_perplexity(lm, source[:PERPLEXITY_CHARACTERS]) if perplexity else None
+        piece = source[:PERPLEXITY_CHARACTERS]
+        measured = measure_perplexity(lm, piece) if perplexity else None
+        compressed = _through_caches(lm, piece, suite.methods) if perplexity else {}
     summary = summarise(
         lm,
         suite,
@@ -97,12 +102,31 @@ def eval_command(
         text=name,
         split=split,
         perplexity=measured,
+        compressed=compressed,
         seconds=time.perf_counter() - started,
     )
     write_json(out.with_suffix(".json"), summary)
     write_text(out, render_report(summary))
     _print_tables(summary)
     print(f"written: {out}, {out.with_suffix('.json')}")
+
+
+def _through_caches(lm: Any, text: str, methods: Sequence[str]) -> dict[str, Any]:
+    """Perplexity of the same text and windows through the cache of each method that has one."""
+    from npukv.errors import InputError, ModelError
+    from npukv.evaluation.methods import cache_of
+    from npukv.evaluation.perplexity import measure_perplexity
+
+    found = {}
+    for method in dict.fromkeys(methods):
+        cache = cache_of(method)
+        if cache is None:
+            continue
+        try:
+            found[method] = measure_perplexity(lm, text, cache=partial(cache.make, lm, lm.context))
+        except (InputError, ModelError) as error:
+            print(f"no perplexity for {method}: {error}", file=sys.stderr)
+    return found
 
 
 def _listed(names: str) -> list[str]:
@@ -146,6 +170,7 @@ def _print_tables(summary: dict[str, Any]) -> None:
     from rich.table import Table
 
     from npukv.evaluation.runner import short
+    from npukv.evaluation.summary import cache_shares
 
     console = Console(width=None if sys.stdout.isatty() else 240)
     methods = list(dict.fromkeys(summary["suite"]["methods"]))
@@ -171,3 +196,15 @@ def _print_tables(summary: dict[str, Any]) -> None:
     measured = summary["perplexity"]
     if measured:
         print(f"bits per byte {measured['bits_per_byte']:.3f}, perplexity {measured['perplexity']:.1f}")
+    for method in methods:
+        sizes = [record["cache"] for record in summary["samples"] if record["method"] == method and record.get("cache")]
+        if not sizes:
+            continue
+        shares = cache_shares(sizes)
+        line = (
+            f"{method}: {shares['logical_tokens']:,.0f} tokens -> {shares['physical_tokens']:,.0f} held, "
+            f"{shares['attended_tokens']:,.0f} attended to; {shares['logical_bytes'] / 2**20:,.2f} MiB -> "
+            f"{shares['physical_bytes'] / 2**20:,.2f} MiB ({shares['bytes']:.1%})"
+        )
+        through = summary["compressed_perplexity"].get(method)
+        print(line + (f"; bits per byte {through['bits_per_byte']:.3f}" if through else ""))

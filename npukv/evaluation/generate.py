@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from npukv.errors import InputError
 
 if TYPE_CHECKING:
+    from npukv.cache.named import CacheChoice, CacheSize
     from npukv.language_model import LanguageModel
 
 
@@ -50,7 +51,6 @@ def generate_answers(
         jobs[key] = max(new, jobs.get(key, 0))
     order = sorted(jobs, key=lambda prompt: (jobs[prompt], len(prompt)))
     ends = end_of_answer(lm)
-    ending, chat = set(ends), getattr(lm.tokenizer, "chat_template", None)
     limit = lm.device.batch_tokens
     answers: dict[tuple[int, ...], str] = {}
     while len(answers) < len(order):
@@ -64,8 +64,7 @@ def generate_answers(
             lm.device.release_memory()
             continue
         for prompt, row in zip(group, rows, strict=True):
-            text = lm.decode(row[: next((i + 1 for i, token in enumerate(row) if token in ending), len(row))])
-            answers[prompt] = text if chat else text.partition("\n")[0]  # the ending token may begin with a period
+            answers[prompt] = _text(lm, row, ends)
         if progress is not None:
             progress(len(answers), len(order))
     return [answers[tuple(prompt)] for prompt in prompts]
@@ -90,6 +89,55 @@ def _run(lm: LanguageModel, group: list[tuple[int, ...]], new: int, ends: list[i
             pad_token_id=pad,
         )
     return out[:, width:].tolist()
+
+
+def _text(lm: LanguageModel, row: Sequence[int], ends: Sequence[int]) -> str:
+    """The answer's text: up to the end of the sequence, or of the line."""
+    text = lm.decode(row[: next((i + 1 for i, token in enumerate(row) if token in ends), len(row))])
+    # The ending token may begin with a period.
+    return text if getattr(lm.tokenizer, "chat_template", None) else text.partition("\n")[0]
+
+
+def answer_through_cache(
+    lm: LanguageModel, context: Sequence[int], question: Sequence[int], max_new_tokens: int, cache: CacheChoice
+) -> tuple[str, CacheSize]:
+    """A greedy answer by a model that read the context into a cache before it saw the question.
+
+    Args:
+        context: token ids, special tokens at their start included.
+        question: what follows them, as one multi-token input.
+        cache: made anew for this context.
+
+    Returns:
+        The answer, and the cache's size when the context was in it and the question not yet.
+
+    Raises:
+        InputError: they do not fit the model's context, or the cache's amount is too small.
+        ModelError: the cache cannot serve this model.
+    """
+    import torch
+
+    from npukv.cache.named import measure_size
+
+    width = len(context) + len(question)
+    if width + max_new_tokens > lm.context:
+        raise InputError(f"got a prompt of {width} tokens and {max_new_tokens} to come, expected at most {lm.context}")
+    made = cache.make(lm, width + max_new_tokens)
+    ends = end_of_answer(lm)
+    x = torch.tensor([[*context, *question]], device=lm.model.device)  # [1, T]
+    with torch.inference_mode():
+        lm.model(x[:, : len(context)], past_key_values=made, use_cache=True, logits_to_keep=1)
+        size = measure_size(made)
+        out = lm.model.generate(
+            x,
+            attention_mask=torch.ones_like(x),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=ends or None,
+            past_key_values=made,
+            pad_token_id=ends[0] if ends else 0,
+        )
+    return _text(lm, out[0, width:].tolist(), ends), size
 
 
 def _next_batch(

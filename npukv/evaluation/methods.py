@@ -1,17 +1,19 @@
 """All methods by name: what of a context the model reads to answer. To add one, write a function and name it here.
 
 A method is a function ``(case, i, *arguments) -> Choice`` for sample ``i`` of a case. Its arguments follow its name,
-with colons between: "bm25:4", "xl3m:first:fill".
+with colons between: "bm25:4", "xl3m:first:fill", "clustered:0.25".
 """
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from npukv.cache.named import CacheChoice, parse_amount
 from npukv.errors import InputError
 from npukv.evaluation.case import Case
 
@@ -27,10 +29,12 @@ class Choice:
     Attributes:
         spans: token ranges [start, end) of the context, in its order.
         ranking: all segments, best first, where the method ranks them.
+        cache: what the spans are read into before the question is seen; None = the question is read with them.
     """
 
     spans: list[tuple[int, int]]
     ranking: np.ndarray | None = None
+    cache: CacheChoice | None = None
 
 
 def full(case: Case, i: int) -> Choice:
@@ -81,6 +85,16 @@ def oracle(case: Case, i: int) -> Choice:
     return Choice(_best(case, i, np.array([*wanted, *others]), str(len(wanted))).spans)
 
 
+def clustered(case: Case, i: int, amount: str = "0.25") -> Choice:
+    """All of the context, through `npukv.ClusteredCache`: compressed before the question is seen."""
+    return Choice(full(case, i).spans, cache=cache_of(f"clustered:{amount}"))
+
+
+def hashed(case: Case, i: int, amount: str = "2048") -> Choice:
+    """All of the context, through `npukv.HashedCache`: every new token attends to the best few."""
+    return Choice(full(case, i).spans, cache=cache_of(f"hashed:{amount}"))
+
+
 METHODS: dict[str, Callable[..., Choice]] = {
     "full": full,
     "last": last,
@@ -88,9 +102,17 @@ METHODS: dict[str, Callable[..., Choice]] = {
     "bm25": bm25,
     "xl3m": xl3m,
     "oracle": oracle,
+    "clustered": clustered,
+    "hashed": hashed,
 }
 
-ARGUMENTS = {"random": ("keep",), "bm25": ("keep",), "xl3m": ("measure", "keep")}
+ARGUMENTS = {
+    "random": ("keep",),
+    "bm25": ("keep",),
+    "xl3m": ("measure", "keep"),
+    "clustered": ("amount",),
+    "hashed": ("amount",),
+}
 
 
 def find_method(name: str) -> Callable[[Case, int], Choice]:
@@ -111,6 +133,8 @@ def find_method(name: str) -> Callable[[Case, int], Choice]:
     if len(given) > len(names):
         raise InputError(f"got method {name!r}, expected {':'.join([base, *names])}")
     for argument, value in zip(names, given, strict=False):
+        if argument == "amount":
+            cache_of(name)
         if argument == "measure" and value:
             measures.check(value)
         if argument == "keep" and parse_keep(value).margin is not None and base != "xl3m":
@@ -118,6 +142,18 @@ def find_method(name: str) -> Callable[[Case, int], Choice]:
                 f"got method {name!r}: a margin is in nats, which only xl3m's scores are; give a number or fill"
             )
     return lambda case, i: METHODS[base](case, i, *given)
+
+
+def cache_of(name: str) -> CacheChoice | None:
+    """The cache a method reads through; None for those that read with the model's own.
+
+    Raises:
+        InputError: an amount that is none.
+    """
+    base, _, amount = name.partition(":")
+    if ARGUMENTS.get(base) != ("amount",):
+        return None
+    return CacheChoice(base, parse_amount(amount or inspect.signature(METHODS[base]).parameters["amount"].default))
 
 
 def _best(case: Case, i: int, order: np.ndarray, keep: str, values: np.ndarray | None = None) -> Choice:

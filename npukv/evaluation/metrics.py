@@ -44,6 +44,19 @@ def score_output(sample: Sample, output: str) -> float:
     return METRICS[sample.metric](output, sample.answers)
 
 
+def lenient_score(sample: Sample, output: str) -> float | None:
+    """For metric "exact": 1.0 when the first sentence of ``output`` holds the answer as whole words, case ignored.
+
+    Chat models answer in sentences ("The magic number for oak is 4711."), which "exact" counts as wrong. None for the
+    other metrics, which look for the answers anywhere in the output already.
+    """
+    if sample.metric != "exact":
+        return None
+    sentence = re.split(r"(?<=[.!?])\s|\n", output.strip(), maxsplit=1)[0]
+    answer = re.escape(sample.answers[0].strip())
+    return float(re.search(rf"(?<!\w){answer}(?!\w)", sentence, re.IGNORECASE) is not None)
+
+
 def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson score interval of a rate, 95% by default.
 

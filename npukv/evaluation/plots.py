@@ -112,6 +112,50 @@ def rank_distribution(records: Sequence[dict[str, Any]], methods: Sequence[str],
     return _svg(figure)
 
 
+def score_by_share(records: Sequence[dict[str, Any]], methods: Sequence[str], title: str) -> str:
+    """Mean score against the share of the context's keys that new tokens attend to; "" without any compressed cache.
+
+    A line joins methods that differ in that share alone ("clustered:0.5", "clustered:0.25"), on the samples that all
+    of them and the full context answered.
+    """
+    if not any(record.get("cache") for record in records):
+        return ""
+    shown = [m for m in methods if m == "full" or any(r.get("cache") for r in records if r["method"] == m)]
+    names = {m: {(r["task"], r["length"], r["index"]) for r in records if r["method"] == m} for m in shown}
+    common = set.intersection(*names.values())
+    figure, axes = _figure(5.9, 3.1)
+    lines: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    for method in shown:
+        rows = [r for r in records if r["method"] == method and (r["task"], r["length"], r["index"]) in common]
+        if not rows:
+            continue
+        sizes = [row["cache"] for row in rows if row.get("cache")]
+        share = sum(s["attended_tokens"] / s["logical_tokens"] for s in sizes) / len(sizes) if sizes else 1.0
+        lines.setdefault(method.partition(":")[0], []).append((share, mean_and_interval(r["score"] for r in rows)))
+    for number, (name, points) in enumerate(lines.items()):
+        points.sort(key=lambda point: point[0])
+        y = [100 * p["mean"] for _, p in points]
+        errors = [
+            [max(0.0, 100 * (p["mean"] - p["low"])) for _, p in points],
+            [max(0.0, 100 * (p["high"] - p["mean"])) for _, p in points],
+        ]
+        axes.errorbar(
+            [100 * share for share, _ in points],
+            y,
+            errors,
+            color=COLOURS[number % len(COLOURS)],
+            marker="o",
+            ms=4,
+            lw=1.6,
+            elinewidth=0.8,
+            capsize=2,
+            label=name,
+        )
+    axes.set(ylim=(-3, 103), xlabel="keys attended to (% of the context)", ylabel="score (%)", title=title)
+    _finish(axes)
+    return _svg(figure)
+
+
 def _without_doubles(ranked: dict[str, list[int]]) -> dict[str, list[int]]:
     """One line per ranking: methods that differ in the number kept alone rank alike ("xl3m:first:1", "...:4")."""
     found: dict[tuple[str, ...], str] = {}

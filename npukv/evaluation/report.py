@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from npukv.evaluation.plots import heat_map, rank_distribution, score_by_length
+from npukv.evaluation.metrics import mean_and_interval
+from npukv.evaluation.plots import heat_map, rank_distribution, score_by_length, score_by_share
 from npukv.evaluation.runner import short
+from npukv.evaluation.summary import cache_shares
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c1c1e; --quiet: #6b6b70; --line: #e2e2e5; }
@@ -35,6 +37,8 @@ METHOD_NOTES = {
     "bm25": "segments that share the question's rare words (BM25); the number kept follows",
     "xl3m": "XL3M: segments by the model's own certainty; measure (first = the paper's) and number kept follow",
     "oracle": "only the segments with the evidence: the most that choosing segments can reach",
+    "clustered": "the whole context, its cache clustered before the question is seen; the share kept follows",
+    "hashed": "the whole context in the cache, each new token attending to the best by hash; tokens or share follow",
 }
 
 
@@ -55,7 +59,9 @@ def render_report(summary: dict[str, Any]) -> str:
         "<h2>Scores</h2>",
         "<p>Mean score in percent, and its 95% interval (Wilson). A dash: not applicable, see below.</p>",
         *(_score_table(summary["cells"], length, methods) for length in lengths),
+        _caches(summary, methods),
         _rank_table(summary["cells"], methods),
+        _lenient_table(summary["cells"], methods),
         "<h2>Methods</h2>",
         _definitions(methods),
         _skipped(summary["skipped"]),
@@ -187,6 +193,58 @@ def _rank_table(cells: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
     head = "".join(f"<th>{name}</th>" for name in names)
     return (
         "<details><summary>Ranks, task by task</summary>"
+        f"<div class=wide><table><tr>{head}</tr>{rows}</table></div></details>"
+    )
+
+
+def _caches(summary: dict[str, Any], methods: Sequence[str]) -> str:
+    """What the caches held, what it cost in score and in bits per byte."""
+    records, plain = summary["samples"], summary["perplexity"]
+    rows = []
+    for method in methods:
+        sizes = [record["cache"] for record in records if record["method"] == method and record.get("cache")]
+        if not sizes:
+            continue
+        shares = cache_shares(sizes)
+        scores = mean_and_interval(record["score"] for record in records if record["method"] == method)
+        through = summary["compressed_perplexity"].get(method)
+        cells = [
+            f"{shares['logical_tokens']:,.0f}",
+            f"{shares['physical_tokens']:,.0f} ({shares['held']:.1%})",
+            f"{shares['attended_tokens']:,.0f} ({shares['attended']:.1%})",
+            f"{shares['logical_bytes'] / 2**20:,.2f}",
+            f"{shares['physical_bytes'] / 2**20:,.2f} ({shares['bytes']:.1%})",
+            f"{through['bits_per_byte']:.3f}" if through else "–",
+            f"{through['perplexity'] / plain['perplexity']:.3f}" if through and plain else "–",
+        ]
+        rows.append(
+            f"<tr><td>{escape(method)}</td>{_score(scores)}" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        )
+    if not rows:
+        return ""
+    head = ("method", "score", "tokens", "held", "attended to", "MiB of a full cache", "MiB held", "bits per byte")
+    names = "".join(f"<th>{name}</th>" for name in (*head, "perplexity, of the full cache's"))
+    return (
+        "<h2>Caches</h2><p>The context is read into the cache before the question is seen; the score is the mean over "
+        "all of the method's samples. Means per sample; bits per byte are of the text above, through the cache.</p>"
+        f"<div class=wide><table class=scores><tr>{names}</tr>{''.join(rows)}</table></div>"
+        f"<div class=plots>{score_by_share(records, methods, 'all tasks')}</div>"
+    )
+
+
+def _lenient_table(cells: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
+    """Where the answer stands in the first sentence though the output is more than it: chat models' usual form."""
+    other = [cell for cell in cells if "lenient" in cell and cell["lenient"]["mean"] != cell["score"]["mean"]]
+    if not other:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(cell['task'])}</td><td>{short(cell['length'])}</td><td>{escape(cell['method'])}</td>"
+        f"{_score(cell['score'])}{_score(cell['lenient'])}</tr>"
+        for cell in sorted(other, key=lambda c: (c["length"], c["task"], list(methods).index(c["method"])))
+    )
+    head = "".join(f"<th>{n}</th>" for n in ("task", "length", "method", "exact", "contained in the first sentence"))
+    return (
+        "<details><summary>Exact answers, and answers contained in the first sentence, where they differ</summary>"
         f"<div class=wide><table><tr>{head}</tr>{rows}</table></div></details>"
     )
 

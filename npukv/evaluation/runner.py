@@ -6,16 +6,16 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npukv.errors import InputError
+from npukv.errors import InputError, ModelError
 from npukv.evaluation.case import Case
-from npukv.evaluation.generate import generate_answers
+from npukv.evaluation.generate import answer_through_cache, generate_answers
 from npukv.evaluation.material import Material
 from npukv.evaluation.methods import Inapplicable, find_method
-from npukv.evaluation.metrics import score_output
+from npukv.evaluation.metrics import lenient_score, score_output
 from npukv.evaluation.results import Results
 from npukv.evaluation.sample import Sample
 from npukv.evaluation.tasks import find_tasks
@@ -123,6 +123,7 @@ def _run_group(
     from npukv.relevance.answer import key_context
 
     records, prompts, jobs = [], [], []
+    done: list[dict[str, Any]] = []  # by methods that read through a cache, one sample at a time
     for index, sample in samples.items():
         folder = None
         if run is not None and length >= KEEP_SCORES:
@@ -142,30 +143,49 @@ def _run_group(
                 results.add([{**named, "skipped": str(reason)}])
                 continue
             prompt = key_context(case.prompts[0], case.tokens, choice.spans)
-            prompts.append(prompt)
-            jobs.append(sample)
-            records.append(
-                {
-                    **named,
-                    "seed": suite.seed + index,
-                    "depth": sample.evidence[0][0] / len(sample.context) if len(sample.evidence) == 1 else None,
-                    "rank": None if choice.ranking is None else case.rank(0, choice.ranking),
-                    "segments": None if choice.ranking is None else len(case.segments),
-                    "tokens": len(case.tokens),
-                    "read": len(prompt),
-                    "seconds": round(time.perf_counter() - started, 4),
-                }
-            )
+            record = {
+                **named,
+                "seed": suite.seed + index,
+                "depth": sample.evidence[0][0] / len(sample.context) if len(sample.evidence) == 1 else None,
+                "rank": None if choice.ranking is None else case.rank(0, choice.ranking),
+                "segments": None if choice.ranking is None else len(case.segments),
+                "tokens": len(case.tokens),
+                "read": len(prompt),
+                "seconds": round(time.perf_counter() - started, 4),
+            }
+            if choice.cache is None:
+                prompts.append(prompt)
+                jobs.append(sample)
+                records.append(record)
+                continue
+            after = len(case.prompts[0].after)
+            try:
+                output, size = answer_through_cache(
+                    lm, prompt[:-after], prompt[-after:], sample.max_new_tokens, choice.cache
+                )
+            except (InputError, ModelError) as reason:  # an amount below its sinks; a model it cannot serve
+                results.add([{**named, "skipped": str(reason)}])
+                continue
+            record |= {
+                "seconds": round(time.perf_counter() - started, 4),
+                "cache": asdict(size) | {"attended_tokens": choice.cache.attended(size.physical_tokens)},
+            }
+            done.append(record | _judged(sample, output))
     outputs = generate_answers(lm, prompts, [sample.max_new_tokens for sample in jobs])
     for record, sample, output in zip(records, jobs, outputs, strict=True):
-        record |= {
-            "question": sample.question,
-            "answers": list(sample.answers),
-            "output": output,
-            "score": score_output(sample, output),
-        }
-    if records:
-        results.add(records)
+        done.append(record | _judged(sample, output))
+    if done:
+        results.add(done)
+
+
+def _judged(sample: Sample, output: str) -> dict[str, Any]:
+    return {
+        "question": sample.question,
+        "answers": list(sample.answers),
+        "output": output,
+        "score": score_output(sample, output),
+        "lenient": lenient_score(sample, output),
+    }
 
 
 def spread(i: int, seed: int) -> float:

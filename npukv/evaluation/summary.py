@@ -26,7 +26,8 @@ FORMAT = 1
 def cells(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """One entry per task, length and method: mean score with its 95% interval, N, and how the evidence was ranked.
 
-    "best1" and "best4" are the shares of samples whose evidence lies in the first one (four) segments of the ranking.
+    "best1" and "best4" are the shares of samples whose evidence lies in the first one (four) segments of the ranking,
+    "lenient" is `npukv.evaluation.metrics.lenient_score`, "cache" what a cache held.
     """
     grouped: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
     for record in records:
@@ -47,8 +48,26 @@ def cells(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             entry["median_rank"] = float(np.median(ranks))
             entry["best1"] = mean_and_interval(float(rank < 1) for rank in ranks)
             entry["best4"] = mean_and_interval(float(rank < 4) for rank in ranks)
+        lenient = [r["lenient"] for r in group if r.get("lenient") is not None]
+        if lenient:
+            entry["lenient"] = mean_and_interval(lenient)
+        sizes = [r["cache"] for r in group if r.get("cache")]
+        if sizes:
+            entry["cache"] = cache_shares(sizes)
         found.append(entry)
     return found
+
+
+def cache_shares(sizes: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Mean shares of a full cache: "held" keys, keys "attended" to, "bytes"; and mean tokens and bytes themselves."""
+    listed = list(sizes)
+    means = {name: float(np.mean([size[name] for size in listed])) for name in listed[0]}
+    return {
+        "held": means["physical_tokens"] / means["logical_tokens"],
+        "attended": means["attended_tokens"] / means["logical_tokens"],
+        "bytes": means["physical_bytes"] / means["logical_bytes"],
+        **means,
+    }
 
 
 def selected(records: Iterable[dict[str, Any]], suite: Suite, tasks: Iterable[str]) -> list[dict[str, Any]]:
@@ -75,12 +94,15 @@ def summarise(
     text: str,
     split: str,
     perplexity: Perplexity | None = None,
+    compressed: dict[str, Perplexity] | None = None,
     seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Everything a report shows and a later comparison needs.
 
     Args:
         text: name of the text the samples were made from.
+        perplexity: of the model with a full cache.
+        compressed: and through the caches of some methods, over the same tokens.
         seconds: wall time of the evaluation, this run alone.
     """
     from npukv.bundled import model_folder
@@ -101,6 +123,7 @@ def summarise(
         "split": split,
         "seconds": round(seconds, 1),
         "perplexity": None if perplexity is None else perplexity.as_dict(),
+        "compressed_perplexity": {method: found.as_dict() for method, found in (compressed or {}).items()},
         "cells": cells(records),
         "skipped": [asdict(entry) for entry in skipped],
         "samples": records,
