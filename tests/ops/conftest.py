@@ -1,0 +1,25 @@
+"""Triton's interpreter, which runs the kernels on the CPU, with what it lacks."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> None:
+    """Skips where there is no triton. Its interpreter keeps bfloat16 as raw 16-bit words and multiplies those."""
+    if find_spec("triton") is None:
+        pytest.skip("triton is not installed: its interpreter runs the CUDA kernels on the CPU")
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    multiply = InterpreterBuilder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        a, b = (self.cast_impl(part, tl.float32) if part.dtype.scalar == tl.bfloat16 else part for part in (a, b))
+        return multiply(self, a, b, *rest)
+
+    InterpreterBuilder.create_dot = create_dot
