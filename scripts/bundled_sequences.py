@@ -215,6 +215,7 @@ class Sequences:
         most = max(1, (size - 60) // 60)
         n = min(most, rng.choice((1, 1, 1, 2, 3, 4, 6, 8, 8, 12, 16, 20)))
         facts = self._draw_facts(rng, n)
+        n = len(facts)  # few words make few keys
         asked: list[Asked] = []
         left_out: set[int] = set()
         multiple: list[tuple[int, int]] = []

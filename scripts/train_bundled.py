@@ -39,6 +39,7 @@ from npukv.evaluation.words import split_words
 SHARD_BYTES = 15 * 2**20
 WARM_UP, REWARM = 200, 100
 DECAY_SHARE = 0.45  # of all steps, unless --decay-steps says how many; constant before, linear to zero in them
+KEEP_EVERY = 1000  # steps: what an error can cost at most
 SHORT_STEPS = 1500  # the first steps have short rows alone: copying is learnt sooner there
 
 
@@ -334,6 +335,8 @@ def train(options: argparse.Namespace) -> None:
                     print(entry, flush=True)
                 sums.zero_()
                 clock, done = time.time(), 0
+            if step % KEEP_EVERY == 0:
+                keep(options, model, muon, adam, step, fresh)
             # The device runs behind: the clock is right to within the few steps that are queued.
             if time.time() - began > options.minutes * 60:
                 break
