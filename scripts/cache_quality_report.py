@@ -1,0 +1,147 @@
+"""Figures with intervals, tables and the picture of scripts/bench_cache_quality.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+def interval(figure: Any, n: int) -> list[float]:
+    """95% interval of figure(numbers of contexts), by drawing contexts again with replacement, always the same way."""
+    draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    return [float(x) for x in np.nanpercentile([figure(draw) for draw in draws], [2.5, 97.5])]
+
+
+def summarise(cell: Any, full: Any) -> dict[str, Any]:
+    """A cell's figures, and every single outcome they come from."""
+    entry: dict[str, Any] = {
+        "part": cell.part,
+        "method": cell.method,
+        "share": cell.share,
+        "tokens": cell.tokens,
+        "bytes": cell.bytes,
+        "seconds": round(cell.seconds, 3),
+    }
+    if cell.nll and len(cell.nll) == len(full.nll):
+        more = np.array(cell.nll) - np.array(full.nll)
+        entry["perplexity_ratio"] = [float(np.exp(more.mean())), *interval(lambda i: np.exp(more[i].mean()), len(more))]
+        agree = np.array(cell.agree)
+        entry["agreement"] = [float(agree.mean()), *interval(lambda i: agree[i].mean(), len(agree))]
+    for name in ("one", "eight"):
+        good = np.array(cell.answers[name], dtype=float)
+        whole = np.array(full.answers[name], dtype=float)
+        if not len(good) or good.shape != whole.shape:
+            continue
+        entry[name] = [float(good.mean()), *interval(lambda i, good=good: good[i].mean(), len(good))]
+        # Kinds take turns: number, pass key, word, place.
+        entry[f"{name}_by_kind"] = [float(good[kind::4].mean()) if len(good) > kind else None for kind in range(4)]
+        if whole.sum():
+            entry[f"{name}_of_full"] = [
+                float(good.sum() / whole.sum()),
+                *interval(lambda i, good=good, whole=whole: good[i].sum() / max(1.0, whole[i].sum()), len(good)),
+            ]
+    for name, masses in cell.mass.items():
+        chosen, possible = np.array(masses).mean(0)
+        entry[f"mass_{name}"] = [float(chosen), float(possible)]
+    entry["raw"] = {
+        "nll": [round(value, 5) for value in cell.nll],
+        "agree": [round(value, 5) for value in cell.agree],
+        "one": ["".join("01"[good] for good in row) for row in cell.answers["one"]],
+        "eight": ["".join("01"[good] for good in row) for row in cell.answers["eight"]],
+    }
+    return entry
+
+
+def print_tables(found: dict[str, Any]) -> None:
+    print(
+        f"\n{found['model']['name']}, {found['model']['dtype']}, {found['device']}; contexts of "
+        f"{found['options']['tokens']} tokens from {found['text']}; N = {found['contexts']}; 95% intervals by context"
+    )
+    for part, title in (("compress", "Compressed before the question is seen"), ("select", "Selected by every token")):
+        cells = [cell for cell in found["cells"] if cell["part"] in (part, "full")]
+        if len(cells) < 2:
+            continue
+        head = ["method", "keys", "bytes", "perplexity ratio", "agreement", "1 fact", "8 facts", "8 facts of full"]
+        if part == "select":
+            head += ["mass, text", "of best", "mass, facts", "of best"]
+        rows = []
+        for cell in sorted(cells, key=lambda c: (-c["share"], c["method"])):
+            row = [cell["method"], f"{cell['tokens']:.0f}", f"{cell['bytes']:.1%}"]
+            row += [_shown(cell.get("perplexity_ratio"), 3), _shown(cell.get("agreement"), 3)]
+            row += [_shown(cell.get(name), 2) for name in ("one", "eight", "eight_of_full")]
+            if part == "select":
+                for name in ("mass_text", "mass_eight"):
+                    mass = cell.get(name)
+                    row += ["–", "–"] if mass is None else [f"{mass[0]:.3f}", f"{mass[0] / mass[1]:.3f}"]
+            rows.append(row)
+        _table(title, head, rows)
+    for method, same in found["kvpress"]["own_scores_beside_it"].items():
+        print(
+            f"{method}, beside kvpress's scores on the same prompts: largest difference "
+            f"{same['largest_difference']:.1e} of the largest score, at least {same['least_equal_choices']:.4f} of the "
+            "keys kept at 25% are the same"
+        )
+    for part, reason in found["failed"].items():
+        print(f"FAILED {part}: {reason}")
+
+
+def _shown(figure: Sequence[float] | None, digits: int) -> str:
+    if figure is None:
+        return "–"
+    mean, low, high = (f"{value:.{digits}f}" for value in figure)
+    return f"{mean} ({low}–{high})"
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    print(f"\n{title}")
+    for row in (head, *rows):
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Answers and perplexity against the keys kept or attended to, one line per method."""
+    if find_spec("matplotlib") is None:
+        print("no picture: matplotlib is not installed (pip install 'npukv[plots]')")
+        return
+    from matplotlib.figure import Figure
+
+    parts = [part for part in ("compress", "select") if any(cell["part"] == part for cell in found["cells"])]
+    figure = Figure(figsize=(12, 4.2 * len(parts)), layout="constrained")
+    grid = figure.subplots(len(parts), 3, squeeze=False)
+    full = next(cell for cell in found["cells"] if cell["part"] == "full")
+    names = {"eight": "8 facts: answers right", "one": "1 fact: answers right", "perplexity_ratio": "perplexity ratio"}
+    for row, part in zip(grid, parts, strict=True):
+        methods = list(dict.fromkeys(cell["method"] for cell in found["cells"] if cell["part"] == part))
+        for axes, (name, label) in zip(row, names.items(), strict=True):
+            for number, method in enumerate(methods):
+                cells = [c for c in found["cells"] if (c["part"], c["method"]) == (part, method) and name in c]
+                cells.sort(key=lambda cell: cell["tokens"])
+                if not cells:
+                    continue
+                x = [100 * cell["tokens"] / full["tokens"] for cell in cells]
+                y = np.array([cell[name] for cell in cells])
+                ours = method.startswith(("clustered", "hashed"))
+                style = "-" if ours else ":" if method.startswith("kvpress") else "--"
+                ink = f"C{number % 10}"
+                axes.plot(x, y[:, 0], style, color=ink, marker="o", ms=3, lw=2.2 if ours else 1.2, label=method)
+                axes.fill_between(x, y[:, 1], y[:, 2], color=ink, alpha=0.08, lw=0)
+            if name in full:
+                axes.axhline(full[name][0], color="black", lw=0.8)
+            if name == "perplexity_ratio":
+                axes.set_ylim(0.99, 1.25)
+            axes.set(xlabel=f"keys {'kept' if part == 'compress' else 'attended to'} (%)", ylabel=label, title=part)
+            axes.set_xscale("log")
+            ticks = sorted({round(100 * c["tokens"] / full["tokens"], 1) for c in found["cells"] if c["part"] == part})
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=60, fontsize=7)
+            axes.set_xticks([], minor=True)
+            axes.grid(color="#e4e4e4", lw=0.6)
+        row[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=130)
+    print(f"drawn: {path}")
