@@ -1,1 +1,27 @@
-"""Hash codes of queries and keys, their Hamming scores, and the selection of keys by them."""
+"""Hash codes of keys and queries, their Hamming scores, and the selection of the closest keys (HATA)."""
+
+from __future__ import annotations
+
+from npukv.ops.hashing.operators import (
+    hamming_scores,
+    hamming_scores_matmul,
+    hamming_select,
+    hash_append,
+    hash_encode,
+    hash_step,
+    select_blocks,
+    select_top_k,
+)
+from npukv.ops.hashing.weights import random_orthogonal
+
+__all__ = [
+    "hamming_scores",
+    "hamming_scores_matmul",
+    "hamming_select",
+    "hash_append",
+    "hash_encode",
+    "hash_step",
+    "random_orthogonal",
+    "select_blocks",
+    "select_top_k",
+]
