@@ -44,6 +44,10 @@ Batch = Annotated[int | None, typer.Option(min=1, help="Segments per forward pas
 KeepOption = Annotated[str, typer.Option("--keep", help="Segments to answer from: a number, fill, or margin:NATS.")]
 Neighbours = Annotated[int, typer.Option(min=0, help="Also take this many segments beside each kept one.")]
 KeepHead = Annotated[bool, typer.Option("--keep-head", help="Always take the text's first segment.")]
+Devices = Annotated[str, typer.Option(help="Cards of this machine to use: a number, or all; torchrun decides itself.")]
+Index = Annotated[
+    Path | None, typer.Option(help="Directory that keeps what is made of a text once.", show_default="that of --run")
+]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Greatest length of the answer.")]
 
 _MEASURE = "certainty+question"
@@ -67,18 +71,21 @@ def ask(
     max_new_tokens: NewTokens = 64,
     run: Run = None,
     batch: Batch = None,
+    index: Index = None,
+    devices: Devices = "1",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the answer.")] = False,
 ) -> None:
     """Answer a question over texts of any length."""
     source = _checked_input(files, question, measure)
+    _on_several(files, devices, device)
     from npukv.language_model import load
-    from npukv.progress import ProgressReport
+    from npukv.parallel.ranks import join
     from npukv.relevance.answer import KEEP, answer
     from npukv.relevance.pick import parse_keep
 
     wanted = parse_keep(keep or KEEP)
-    lm = load(model, device, dtype)
-    with ProgressReport() as progress:
+    with join(device) as ranks, _progress(ranks) as progress:
+        lm = load(model, ranks.device or device, dtype)
 
         def say(piece: str) -> None:
             progress.close()  # a live bar would redraw itself over the answer
@@ -99,9 +106,13 @@ def ask(
             answer_prefix=answer_prefix,
             run=run,
             batch=batch,
-            progress=progress,
+            progress=progress if ranks.first else None,
             stream=None if as_json else say,
+            index=index,
+            ranks=ranks,
         )
+    if not ranks.first:
+        return
     used = [_place(source, part.start, part.end) | {"score": part.score} for part in given.segments]
     if as_json:
         print(
@@ -139,31 +150,35 @@ def score(
     answer_prefix: AnswerPrefix = "",
     run: Run = None,
     batch: Batch = None,
+    index: Index = None,
+    devices: Devices = "1",
     plot: Annotated[
         Path | None, typer.Option(help="Draw the scores along the text to this .png, .svg or .pdf.")
     ] = None,
 ) -> None:
     """Score every segment of the texts; one JSON object per line, as they come."""
     source = _checked_input(files, question, measure)
+    _on_several(files, devices, device)
     import numpy as np
 
     from npukv.language_model import load
-    from npukv.progress import ProgressReport
+    from npukv.parallel.ranks import join
     from npukv.relevance.answer import KEEP
     from npukv.relevance.measures import Measured
     from npukv.relevance.pick import parse_keep, pick
     from npukv.relevance.plan import make_plan
     from npukv.relevance.plot import check_plot
-    from npukv.relevance.score import as_tokens, stream_scores
+    from npukv.relevance.score import as_tokens, gather_batches, stream_scores
     from npukv.relevance.scores import Scores
 
     wanted = parse_keep(keep or KEEP)
     if plot is not None:
         check_plot(plot)
-    lm = load(model, device, dtype)
     parts = []
-    with ProgressReport() as progress:
-        tokens = as_tokens(lm, source.text, progress)
+    with join(device) as ranks, _progress(ranks) as shown:
+        lm = load(model, ranks.device or device, dtype)
+        progress = shown if ranks.first else None
+        tokens = as_tokens(lm, source.text, progress, index or run, ranks)
         plan = make_plan(
             lm,
             tokens,
@@ -174,11 +189,16 @@ def score(
             horizon=horizon,
             answer_prefix=answer_prefix,
         )
-        for part in stream_scores(lm, plan, run=run, batch=batch, progress=progress):
+        stream = stream_scores(lm, plan, run=run, batch=batch, progress=progress, ranks=ranks)
+        if ranks.size > 1:  # streaming is for one process; several are gathered
+            stream = iter(gather_batches(plan, list(stream), len(plan.segments), progress, ranks))
+        for part in stream:
             windows = [plan.segments[i] for i in part.segments]
-            for record in Scores(question, windows, part.measured, measure).records():
+            for record in Scores(question, windows, part.measured, measure).records() if ranks.first else ():
                 _write(json.dumps(_place(source, record["start"], record["end"]) | record) + "\n")
             parts.append(part)
+    if not ranks.first:
+        return
     if plot is not None:
         order = np.argsort([i for part in parts for i in part.segments])
         measured = Measured(
@@ -237,6 +257,30 @@ def _checked_input(files: list[str], question: str, measure: str) -> Source:
     if not question.strip():
         raise InputError("got an empty question, expected words; pass it with --question")
     return read_source(files)
+
+
+def _on_several(files: list[str], devices: str, device: str) -> None:
+    """Where --devices asks for several cards: run this command as so many ranks instead, and end with their status."""
+    from npukv.errors import InputError
+    from npukv.parallel.ranks import under_torchrun
+
+    ranks = under_torchrun()
+    if not ranks and devices != "1":
+        from npukv.parallel.launch import count_devices, launch
+
+        count = count_devices(devices, device)
+        if count > 1 and "-" not in files:
+            raise typer.Exit(launch(sys.argv[1:], count))
+        ranks = count > 1
+    if ranks and "-" in files:
+        raise InputError("got standard input, which only one process can read, for several; name a file instead")
+
+
+def _progress(ranks: Any) -> Any:
+    """One bar for all ranks."""
+    from npukv.progress import ProgressReport
+
+    return ProgressReport(ranks.size, silent=not ranks.first)
 
 
 def _place(source: Source, start: int, end: int) -> dict[str, Any]:

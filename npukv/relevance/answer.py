@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from npukv.errors import InputError
 from npukv.generation import generate
 from npukv.language_model import LanguageModel
+from npukv.parallel.ranks import ALONE, Ranks
 from npukv.prompt import Prompt, build_prompt
 from npukv.relevance import measures
 from npukv.relevance.pick import Keep, merge, parse_keep, pick
@@ -73,6 +74,8 @@ def answer(
     batch: int | None = None,
     progress: Progress | None = None,
     stream: Callable[[str], None] | None = None,
+    index: str | Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Answer:
     """Answer a question over a text that may be far longer than the model's context (XL3M, arXiv 2405.17755).
 
@@ -85,6 +88,7 @@ def answer(
         keep_head: always take the text's first segment.
         max_new_tokens: the answer's greatest length.
         stream: called with each piece of the answer as it comes.
+        ranks: rank 0 answers; the others wait, and get the same answer.
         The rest: see `npukv.score_segments`.
 
     Raises:
@@ -97,7 +101,7 @@ def answer(
     prompt = build_prompt(lm.tokenizer, question, answer_prefix)
     budget = room_for_text(lm, prompt, max_new_tokens)
     started = time.perf_counter()
-    tokens = as_tokens(lm, text, progress)
+    tokens = as_tokens(lm, text, progress, index or run, ranks)
     seconds = {"tokenise": time.perf_counter() - started, "score": 0.0}
     cutting: dict[str, Any] = {
         "segment": segment,
@@ -109,12 +113,21 @@ def answer(
     plan = make_plan(lm, tokens, (question,), **cutting)  # refuses wrong options whatever the text's length
     if len(tokens) <= budget:
         whole = (Used(0, tokens.characters, None),)
-        return _read(lm, prompt, tokens, [(0, len(tokens))], whole, None, max_new_tokens, seconds, stream)
+
+        read = None
+        if ranks.first:
+            read = _read(lm, prompt, tokens, [(0, len(tokens))], whole, None, max_new_tokens, seconds, stream)
+        return ranks.agree(read, "answer")
     pick(np.zeros(len(plan.segments)), plan.segments, budget, Keep(1))  # refuses segments no budget holds
-    scores = score_segments(lm, tokens, question, run=run, batch=batch, progress=progress, **cutting)
+    scores = score_segments(lm, tokens, question, run=run, batch=batch, progress=progress, ranks=ranks, **cutting)
     seconds["score"] = scores.seconds
-    chosen = pick(scores.values, scores.segments, budget, keep, neighbours, keep_head)
-    return _read_chosen(lm, prompt, tokens, scores, chosen, max_new_tokens, seconds, stream)
+    given = None
+    if ranks.first:
+        chosen = pick(scores.values, scores.segments, budget, keep, neighbours, keep_head)
+        given = _read_chosen(lm, prompt, tokens, scores, chosen, max_new_tokens, seconds, stream)
+        given = replace(given, scores=None)  # every rank has them
+    given = ranks.agree(given, "answer")
+    return replace(given, scores=scores)
 
 
 def answer_from(

@@ -35,6 +35,27 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()[:32]
 
 
+def scored_by_all(
+    folder: str | Path, identity: dict[str, str], questions: Sequence[str]
+) -> list[dict[int, tuple[np.ndarray, float]]]:
+    """What all journals of a run directory hold, however many ranks wrote them: as `Journal.scored`, by question.
+
+    For a moment when no rank writes.
+
+    Raises:
+        RunError: as `Journal`.
+    """
+    found: list[dict[int, tuple[np.ndarray, float]]] = [{} for _ in questions]
+    for path in sorted(Path(folder).glob("scores-*.sqlite")):
+        journal = Journal(folder, identity, int(path.stem.removeprefix("scores-")))
+        try:
+            for known, question in zip(found, questions, strict=True):
+                known |= journal.scored(question)
+        finally:
+            journal.close()
+    return [dict(sorted(known.items())) for known in found]
+
+
 class Journal:
     """Scores of one run directory and rank, in an SQLite file.
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -13,9 +17,12 @@ import numpy as np
 
 from npukv.errors import InputError
 from npukv.language_model import LanguageModel
+from npukv.parallel.ranks import ALONE, Ranks
+from npukv.parallel.share import shares
+from npukv.parallel.tokens import PART, open_tokens
 from npukv.relevance import measures
 from npukv.relevance.batches import batch_size
-from npukv.relevance.journal import Journal
+from npukv.relevance.journal import Journal, scored_by_all
 from npukv.relevance.measure import measure_batch
 from npukv.relevance.measures import Measured
 from npukv.relevance.plan import Plan, make_plan
@@ -53,6 +60,8 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
     run: str | Path | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
+    index: str | Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Scores | list[Scores]:
     """Score all segments of a text by the model's certainty about a question (XL3M, arXiv 2405.17755).
 
@@ -68,6 +77,9 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
             model and way of cutting; questions asked one by one share it, but not with questions asked together.
         batch: segments per forward pass; None = by the device's free memory.
         progress: called as work goes on.
+        index: a directory that keeps what is made of a text once for all questions; None = the run directory.
+        ranks: from `npukv.parallel.ranks.join`, where several processes share the work. All of them make the same call
+            and get the same result, to the bit the same as one process's.
 
     Returns:
         Scores, or a list of them for a sequence of questions.
@@ -79,7 +91,7 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
     >>> scores.ranking()[:4]
     """
     asked = (question,) if isinstance(question, str) else tuple(question)
-    tokens = as_tokens(lm, text, progress)
+    tokens = as_tokens(lm, text, progress, index or run, ranks)
     plan = make_plan(
         lm,
         tokens,
@@ -94,7 +106,8 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
     entropies = np.full((len(asked), len(plan.segments), plan.horizon), np.nan, dtype=np.float32)
     likelihoods = np.full((len(asked), len(plan.segments)), np.nan, dtype=np.float32)
     fresh = [0] * len(asked)
-    for part in stream_scores(lm, plan, run=run, batch=batch, progress=progress):
+    parts = list(stream_scores(lm, plan, run=run, batch=batch, progress=progress, ranks=ranks))
+    for part in gather_batches(plan, parts, len(plan.segments), progress, ranks):
         rows = list(part.segments)
         entropies[part.question, rows] = part.measured.entropies
         likelihoods[part.question, rows] = part.measured.question
@@ -107,17 +120,53 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
     return results[0] if isinstance(question, str) else results
 
 
-def as_tokens(lm: LanguageModel, text: str | Tokens, progress: Progress | None = None) -> Tokens:
-    """The text's tokens.
+def as_tokens(
+    lm: LanguageModel,
+    text: str | Tokens,
+    progress: Progress | None = None,
+    folder: str | Path | None = None,
+    ranks: Ranks = ALONE,
+) -> Tokens:
+    """The text's tokens, from the token store in `folder` where there is one and the text is long.
 
     Raises:
         InputError: there are none.
     """
     if isinstance(text, str):
-        text = tokenize(lm.tokenizer, text, None if progress is None else lambda *at: progress("tokenise", *at))
+        tell = None if progress is None else lambda *at: progress("tokenise", *at)
+        if ranks.size > 1 or (folder is not None and len(text) > PART):
+            with _shared_folder(folder, ranks) as place:
+                text = open_tokens(lm.tokenizer, text, place, ranks=ranks, progress=tell)
+        else:
+            text = tokenize(lm.tokenizer, text, tell)
     if not len(text):
         raise InputError("got an empty text, expected words")
     return text
+
+
+@contextmanager
+def _shared_folder(folder: str | Path | None, ranks: Ranks) -> Iterator[Path]:
+    """A directory all ranks see: the one given, else one of this machine that is removed after use."""
+    if folder is not None:
+        yield Path(folder)
+        return
+    if ranks.beside < ranks.size:
+        raise InputError("got ranks on several nodes and no directory; give one on a file system all nodes see (--run)")
+    place = Path(ranks.agree(tempfile.mkdtemp(prefix="npukv-") if ranks.first else "", "make a directory"))
+    try:
+        yield place
+        ranks.meet("open the tokens")  # what is mapped stays readable
+    finally:
+        if ranks.first:
+            shutil.rmtree(place)
+
+
+def gather_batches(
+    plan: Plan, parts: Sequence[ScoredBatch], wanted: int, progress: Progress | None, ranks: Ranks
+) -> list[ScoredBatch]:
+    """All ranks' batches, on every rank."""
+    gathered = ranks.gather(pickle.dumps(parts), "gather the scores", lambda: _tell(plan, wanted, progress, ranks))
+    return list(parts) if ranks.size == 1 else [part for data in gathered for part in pickle.loads(data)]
 
 
 def stream_scores(
@@ -127,35 +176,89 @@ def stream_scores(
     run: str | Path | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
+    only: Sequence[int] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[ScoredBatch]:
     """Score a plan's segments batch by batch, journalling each before it is yielded.
 
-    What the journal has is yielded first. A batch that does not fit the device's memory is halved, and the smaller
+    What the journals have is yielded first. A batch that does not fit the device's memory is halved, and the smaller
     size is remembered for the rest of the run and for its resumption.
+
+    Args:
+        only: the segments to score, ascending; None = all.
+        ranks: of several, each yields its own share; what was resumed comes from rank 0.
     """
-    journal = None if run is None else Journal(run, plan.identity(lm))
+    identity = plan.identity(lm)
+    keys = plan.keys()
+    known: list[dict[int, tuple[np.ndarray, float]]] = [{} for _ in keys]
+    if run is not None and ranks.first:  # before any rank writes
+        known = scored_by_all(run, identity, keys)
+    ranks.agree(None, "read the journals")
+    journal = None if run is None else Journal(run, identity, ranks.rank)
     try:
-        yield from _stream(lm, plan, journal, batch, progress)
+        wanted = range(len(plan.segments)) if only is None else [int(index) for index in only]
+        for i, scored in enumerate(known):
+            found = {index: scored[index] for index in wanted if index in scored} if scored else {}
+            if found:
+                measured = Measured(np.stack([e for e, _ in found.values()]), np.array([q for _, q in found.values()]))
+                yield ScoredBatch(i, tuple(found), measured, resumed=True)
+        size = batch or _remembered_size(journal) or _default_size(lm, plan)
+        # All ranks take rank 0's size, so that the batches, and with them the scores' last bits, are the same for any
+        # number of ranks; and share what is left.
+        ranks.note(0, last=True)
+        size, done = ranks.agree((size, [set(scored) for scored in known]), "share the segments")
+        costs = [_missing(wanted[at : at + size], done) for at in range(0, len(wanted), size)]
+        share = shares(costs, ranks.size)[ranks.rank]
+        mine = wanted[share.start * size : share.stop * size]
+        report = _reporter(plan, mine, wanted, progress, ranks)
+        yield from _stream(lm, plan, mine, size, done, journal, report)
     finally:
         if journal is not None:
             journal.close()
 
 
+def _missing(indices: Sequence[int], done: list[set[int]]) -> int:
+    """How many of some segments' scores, over all questions, are not known yet."""
+    return sum(len(indices) - len(known.intersection(indices)) if known else len(indices) for known in done)
+
+
+def _reporter(
+    plan: Plan, mine: Sequence[int], wanted: Sequence[int], progress: Progress | None, ranks: Ranks
+) -> Callable[[int], None]:
+    """What to call with the number of segments of `mine` that are done."""
+
+    def alone(done: int) -> None:
+        if progress is not None and done:
+            progress("score", plan.segments[mine[done - 1]].end, len(plan.tokens))
+
+    def together(done: int) -> None:
+        ranks.note(done, last=done == len(mine))
+        _tell(plan, len(wanted), progress, ranks)
+
+    return alone if ranks.size == 1 else together
+
+
+def _tell(plan: Plan, wanted: int, progress: Progress | None, ranks: Ranks) -> None:
+    """Rank 0 reports what all ranks have done."""
+    if progress is not None and ranks.first:
+        done = min(sum(ranks.notes()), wanted)
+        progress("score", len(plan.tokens) * done // wanted, len(plan.tokens))
+
+
 def _stream(
-    lm: LanguageModel, plan: Plan, journal: Journal | None, batch: int | None, progress: Progress | None
+    lm: LanguageModel,
+    plan: Plan,
+    mine: Sequence[int],
+    size: int,
+    done: list[set[int]],
+    journal: Journal | None,
+    report: Callable[[int], None],
 ) -> Iterator[ScoredBatch]:
+    """Score one rank's segments, in batches of at most `size`."""
     keys = plan.keys()
-    done: list[set[int]] = []
-    for i, key in enumerate(keys):
-        known = {} if journal is None else journal.scored(key)
-        done.append(set(known))
-        if known:
-            measured = Measured(np.stack([e for e, _ in known.values()]), np.array([q for _, q in known.values()]))
-            yield ScoredBatch(i, tuple(known), measured, resumed=True)
-    size = batch or _remembered_size(journal) or _default_size(lm, plan)
     position = 0
-    while position < len(plan.segments):
-        chunk = range(position, min(position + size, len(plan.segments)))
+    while position < len(mine):
+        chunk = mine[position : position + size]
         try:
             yield from _score_chunk(lm, plan, chunk, done, keys, journal)
         except Exception as error:
@@ -166,15 +269,14 @@ def _stream(
             continue
         if journal is not None and journal.recall("batch") != str(size):
             journal.remember("batch", str(size))
-        position = chunk.stop
-        if progress is not None:
-            progress("score", plan.segments[chunk[-1]].end, len(plan.tokens))
+        position += len(chunk)
+        report(position)
 
 
 def _score_chunk(
     lm: LanguageModel,
     plan: Plan,
-    chunk: range,
+    chunk: Sequence[int],
     done: list[set[int]],
     keys: list[str],
     journal: Journal | None,
