@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +22,13 @@ class Device(ABC):
         index: which of the machine's cards.
         collectives: the torch.distributed backend that joins several of them.
         batch_tokens: tokens per forward pass beyond which throughput no longer grows.
+        captures: whether work is queued, and `capture` records it.
     """
 
     name: str
     collectives: str
     batch_tokens: int
+    captures = False
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
@@ -65,6 +68,78 @@ class Device(ABC):
     def release_memory(self) -> None:  # noqa: B027 - a device without a caching allocator has nothing to release
         """Give cached, unused memory back to the device."""
 
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        """A function that does what `step` does each time it is called, launched as one where the device can.
+
+        `step` must read and write the same tensors every time, wait for nothing and decide nothing on the host. It is
+        run as it is a few times, recorded once, and from then on only replayed: whatever it does on the host stays
+        undone.
+        """
+        return step
+
+    def fetch(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin to copy a tensor to the host; the function returned waits for it and gives the copy.
+
+        Work queued after this call neither changes the copy nor delays it.
+        """
+        copy = tensor.detach().to("cpu", copy=True)
+        return lambda: copy
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether an exception means that an allocation did not fit."""
         return isinstance(error, MemoryError)
+
+
+class Recorded:
+    """A step that records itself: what `capture` returns on cards whose runtime has streams and graphs.
+
+    The first calls do their work without a graph, so that kernels compile and libraries take their workspaces before
+    anything is recorded, and no call is wasted on it.
+
+    Args:
+        runtime: torch's module for the device (its streams, its `graph` context).
+        stream: of its own, to record on.
+        new_graph: makes an empty graph.
+    """
+
+    UNRECORDED = 2
+
+    def __init__(self, step: Callable[[], None], runtime: Any, stream: Any, new_graph: Callable[[], Any]) -> None:
+        self._step = step
+        self._runtime = runtime
+        self._new_graph = new_graph
+        self._stream = stream
+        self._calls = 0
+        self._graph: Any = None
+
+    def __call__(self) -> None:
+        if self._graph is not None:
+            self._graph.replay()
+        elif self._calls < self.UNRECORDED:
+            self._calls += 1
+            current = self._runtime.current_stream()
+            self._stream.wait_stream(current)
+            with self._runtime.stream(self._stream):
+                self._step()
+            current.wait_stream(self._stream)
+        else:
+            graph = self._new_graph()
+            with self._runtime.graph(graph, stream=self._stream):
+                self._step()
+            self._graph = graph
+            graph.replay()
+
+
+def fetch_pinned(tensor: torch.Tensor, event: Any) -> Callable[[], torch.Tensor]:
+    """Copy to the host's page-locked memory behind the work queued so far; `event` tells when it is there."""
+    import torch
+
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor.detach(), non_blocking=True)
+    event.record()
+
+    def wait() -> torch.Tensor:
+        event.synchronize()
+        return host
+
+    return wait

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from npukv.backends.base import Device
+from npukv.backends.base import Device, Recorded, fetch_pinned
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +15,7 @@ class Cuda(Device):
     name = "cuda"
     collectives = "nccl"
     batch_tokens = 262144
+    captures = True
 
     @classmethod
     def available(cls) -> tuple[bool, str]:
@@ -62,6 +64,16 @@ class Cuda(Device):
         import torch
 
         torch.cuda.empty_cache()
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        import torch
+
+        return Recorded(step, torch.cuda, torch.cuda.Stream(self.index), torch.cuda.CUDAGraph)
+
+    def fetch(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        import torch
+
+        return fetch_pinned(tensor, torch.cuda.Event())
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         import torch

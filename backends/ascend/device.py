@@ -6,10 +6,11 @@ has been verified and how).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from npukv.backends.base import Device
+from npukv.backends.base import Device, Recorded, fetch_pinned
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,7 @@ class Ascend(Device):
     name = "npu"
     collectives = "hccl"
     batch_tokens = 65536
+    captures = True
 
     @classmethod
     def available(cls) -> tuple[bool, str]:
@@ -64,6 +66,13 @@ class Ascend(Device):
 
     def release_memory(self) -> None:
         _npu().empty_cache()
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        npu = _npu()
+        return Recorded(step, npu, npu.Stream(self.index), npu.NPUGraph)
+
+    def fetch(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        return fetch_pinned(tensor, _npu().Event())
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         # torch_npu raises a RuntimeError with this text where torch has a class of its own

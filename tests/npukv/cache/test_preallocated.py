@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from npukv.cache.preallocated import PreallocatedCache
+from npukv.errors import InputError, ModelError
 
 
 def make(lm: Any, capacity: int) -> PreallocatedCache:
@@ -126,3 +127,98 @@ def test_beam_search(llama: Any) -> None:
     options: dict[str, Any] = {"num_beams": 3, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 1}
     expected = llama.model.generate(ids, **options)
     assert torch.equal(llama.model.generate(ids, past_key_values=make(llama, 40), **options), expected)
+
+
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("padding", [[0, 0], [3, 0]])
+def test_frozen_steps_attend_like_the_definition(window: int | None, padding: list[int]) -> None:
+    """Two layers that share a place, three steps beyond the prompt; what lies beyond the length is garbage."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    cache = PreallocatedCache(2, 20, [window, window])
+    keys, values = normal(2, 2, 2, 15, 8), normal(2, 2, 2, 15, 8)  # [layer, B, Hkv, S, D]
+    for index, layer in enumerate(cache.layers):
+        layer.update(keys[index][:, :, :12], values[index][:, :, :12])
+        layer.keys[:, :, 12:], layer.values[:, :, 12:] = 1e4, float("nan")
+    cache.pad(padding)
+    cache.freeze()
+    addresses = [tensor.data_ptr() for layer in cache.layers for tensor in (layer.keys, layer.length)]
+    for length in range(13, 16):
+        query = normal(2, 2, 4, 1, 8)  # [layer, B, Hq, 1, D]
+        for index, layer in enumerate(cache.layers):
+            token = slice(length - 1, length)
+            handed, _ = layer.update(keys[index][:, :, token], values[index][:, :, token])
+            assert handed.npukv_layer is layer
+            got = layer.attend(query[index], 0.3, None)
+            for row in range(2):
+                first = max(padding[row], 0 if window is None else length - window)
+                seen = keys[index][row, :, first:length].repeat_interleave(2, dim=0)  # [Hq, L, D]
+                weights = (query[index][row] @ seen.mT * 0.3).softmax(-1)
+                expected = weights @ values[index][row, :, first:length].repeat_interleave(2, dim=0)
+                torch.testing.assert_close(got[row], expected, rtol=1e-5, atol=1e-5)
+        cache.advanced(1)
+        assert [layer.length.tolist() for layer in cache.layers] == [[length] * 2] * 2
+        assert cache.get_seq_length() == length
+    assert addresses == [tensor.data_ptr() for layer in cache.layers for tensor in (layer.keys, layer.length)]
+    assert cache.layers[0].length is cache.layers[1].length
+    cache.thaw()
+    views, _ = cache.layers[0].update(normal(2, 2, 1, 8), normal(2, 2, 1, 8))
+    assert views.shape[2] == 16
+    assert not hasattr(views, "npukv_layer")
+
+
+def test_windows_of_one_cache_have_places_of_their_own() -> None:
+    cache = PreallocatedCache(3, 20, [4, None, 4])
+    for layer in cache.layers:
+        layer.update(torch.zeros(1, 1, 10, 4), torch.zeros(1, 1, 10, 4))
+    cache.freeze()
+    first, second, third = (layer.place for layer in cache.layers)
+    assert first is third is not second
+    for layer in cache.layers:
+        layer.slots()
+    assert [layer.length.tolist() for layer in cache.layers] == [[11]] * 3
+    assert first.bias[0, 0].isneginf().nonzero().flatten().tolist() == list(range(7))
+    assert second.bias is None
+
+
+def test_nothing_is_frozen_before_it_is_there(llama: Any) -> None:
+    cache = make(llama, 10)
+    with pytest.raises(InputError, match="feed the prompt first"):
+        cache.freeze()
+    with pytest.raises(InputError, match="not frozen"):
+        cache.layers[0].slots()
+    with pytest.raises(InputError, match="not frozen"):
+        cache.layers[0].attend(torch.zeros(1, 4, 1, 16), None, None)
+
+
+def test_report(llama: Any) -> None:
+    cache = make(llama, 40)
+    assert cache.report().logical_tokens == 0
+    read(llama, cache, random_ids(llama, 3, 10))
+    report = cache.report()
+    assert (report.logical_tokens, report.physical_tokens) == (10, 10)
+    token = 2 * 3 * 2 * 16 * 4  # keys and values, rows, heads, width, float32
+    assert report.physical_bytes == 2 * 40 * token
+    assert report.logical_bytes == 2 * 10 * token
+
+
+def test_for_config() -> None:
+    from transformers import FalconH1Config, Gemma3TextConfig, LlamaConfig
+
+    gemma = PreallocatedCache.for_config(Gemma3TextConfig(num_hidden_layers=6, sliding_window=32), 50)
+    assert [layer.window for layer in gemma.layers] == [32] * 5 + [None]
+    assert [layer.window for layer in PreallocatedCache.for_config(LlamaConfig(num_hidden_layers=3), 50).layers] == [
+        None
+    ] * 3
+    with pytest.raises(ModelError, match="other kinds"):
+        PreallocatedCache.for_config(FalconH1Config(num_hidden_layers=2), 50)
+
+
+def test_generate_of_transformers_does_not_compile_it(llama: Any) -> None:
+    """Its lengths are counted on the host: a compiled step would be compiled anew for every token."""
+    cache = make(llama, 40)
+    assert not cache.is_compileable
+    assert not cache.is_croppable
