@@ -110,6 +110,8 @@ def generate(
         logits = prefill(network, ids[:, skip:], cache, padding, mask, skip, prefill_chunk)
         chooser(logits)
         if freeze:
+            if hasattr(cache, "reserve"):
+                cache.reserve(room)
             cache.freeze()
         step = Step(network, cache, chooser, mask, frozen=freeze)
         replay = device.capture(step) if freeze else step

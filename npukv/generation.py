@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
-from npukv.errors import ModelError
+from npukv import decode
 from npukv.language_model import LanguageModel
 
 
@@ -28,14 +26,7 @@ def generate(
     Raises:
         ModelError: the model's logits are not numbers.
     """
-    from transformers import (
-        GenerationConfig,
-        LogitsProcessor,
-        LogitsProcessorList,
-        StoppingCriteria,
-        StoppingCriteriaList,
-        TextStreamer,
-    )
+    from transformers import TextStreamer
 
     one_line = not getattr(lm.tokenizer, "chat_template", None)
 
@@ -49,36 +40,15 @@ def generate(
             if stream is not None and text:
                 stream(text)
 
-    class OnlyNumbers(LogitsProcessor):
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            if bool(torch.isnan(scores).any()):
-                raise ModelError(
-                    "the model's logits are not numbers while answering (got NaN); its weights are damaged, or "
-                    "overflow in this type: try --dtype float32"
-                )
-            return scores
+    def line_ended(generated: list[int]) -> bool:
+        return "\n" in lm.decode(generated)
 
-    class LineEnd(StoppingCriteria):
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
-            ended = "\n" in lm.decode(input_ids[0, len(ids) :])
-            return torch.full((input_ids.shape[0],), ended, device=input_ids.device)
-
-    prompt = torch.tensor([list(ids)], device=lm.device.torch_device)
-    end_ids = list(lm.end_ids)
-    config = GenerationConfig(
+    output = decode.generate(
+        lm,
+        list(ids),
         max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=end_ids or None,
-        pad_token_id=end_ids[0] if end_ids else 0,
-    )
-    output = lm.model.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        generation_config=config,
-        past_key_values=lm.new_cache(len(ids) + max_new_tokens),
-        logits_processor=LogitsProcessorList([OnlyNumbers()]),
-        stopping_criteria=StoppingCriteriaList([LineEnd()] if one_line else []),
         streamer=Pieces(lm.tokenizer, skip_prompt=True, skip_special_tokens=True),
+        stop=line_ended if one_line else None,
     )
     generated = output[0, len(ids) :]
     text = lm.decode(generated)
