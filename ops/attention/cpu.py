@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from npukv.ops.attention.reference import laid_out
+
 #: Queries per block: small enough to skip most of the masked triangle, large enough for full-rate products.
 BLOCK = 128
 #: Scores of a block beyond which partial attention takes fewer queries at a time: 64 MB in float32.
@@ -91,6 +93,19 @@ def indexed_attention(
         chosen = torch.zeros(indices.shape) if chosen is None else chosen
         chosen = chosen.masked_fill(~named, float("-inf"))
     return partial_attention(query, key, value, chosen, None, scale)
+
+
+def paged_attention(
+    query: torch.Tensor,
+    key_pages: torch.Tensor,
+    value_pages: torch.Tensor,
+    block_table: torch.Tensor,
+    length: torch.Tensor,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As the reference; the pages are first copied side by side."""
+    key, value, absent = laid_out(key_pages, value_pages, block_table)
+    return partial_attention(query, key, value, absent, length, scale)
 
 
 def _attend(

@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, wraps
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
 from npukv.ops.attention import cpu, reference
-from npukv.ops.registry import define
+from npukv.ops.registry import Check, Operator, define
 
 
-def _outputs(query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _fake(query: torch.Tensor, *rest: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
     wide = torch.promote_types(query.dtype, torch.float32)
     return query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=wide)
-
-
-def _partial_fake(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    length: torch.Tensor | None = None,
-    scale: float | None = None,
-    causal: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return _outputs(query)
-
-
-def _indexed_fake(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    indices: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    scale: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return _outputs(query)
-
-
-def _paged_fake(
-    query: torch.Tensor,
-    key_pages: torch.Tensor,
-    value_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    length: torch.Tensor,
-    scale: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return _outputs(query)
 
 
 def _merge_fake(outs: torch.Tensor, lses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,19 +25,19 @@ partial_attention = define(
     "npukv::partial_attention(Tensor query, Tensor key, Tensor value, Tensor? bias=None, Tensor? length=None, "
     "float? scale=None, bool causal=False) -> (Tensor, Tensor)",
     reference=reference.partial_attention,
-    fake=_partial_fake,
+    fake=wraps(reference.partial_attention)(_fake),
 )
 indexed_attention = define(
     "npukv::indexed_attention(Tensor query, Tensor key, Tensor value, Tensor indices, Tensor? bias=None, "
     "float? scale=None) -> (Tensor, Tensor)",
     reference=reference.indexed_attention,
-    fake=_indexed_fake,
+    fake=wraps(reference.indexed_attention)(_fake),
 )
 paged_attention = define(
     "npukv::paged_attention(Tensor query, Tensor key_pages, Tensor value_pages, Tensor block_table, Tensor length, "
     "float? scale=None) -> (Tensor, Tensor)",
     reference=reference.paged_attention,
-    fake=_paged_fake,
+    fake=wraps(reference.paged_attention)(_fake),
 )
 merge_partials = define(
     "npukv::merge_partials(Tensor outs, Tensor lses) -> (Tensor, Tensor)",
@@ -80,6 +47,7 @@ merge_partials = define(
 
 partial_attention.kernel("cpu", "blocked")(cpu.partial_attention)
 indexed_attention.kernel("cpu", "rows copied")(cpu.indexed_attention)
+paged_attention.kernel("cpu", "pages copied")(cpu.paged_attention)
 
 
 @cache
@@ -180,51 +148,16 @@ def _triton_serves_merge(outs: torch.Tensor, lses: torch.Tensor) -> tuple[bool, 
     return outs.numel() > 0 and outs.shape[-1] <= 1024, f"{outs.shape[-1]} numbers per row; it takes 1 to 1024"
 
 
-@partial_attention.kernel("cuda", "triton", check=_triton_serves_partial)
-def _partial_triton(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    length: torch.Tensor | None = None,
-    scale: float | None = None,
-    causal: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    from npukv.ops.attention import triton
+def _register_triton(operator: Operator, check: Check) -> None:
+    @operator.kernel("cuda", "triton", check=check)
+    @wraps(operator.reference)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from npukv.ops.attention import triton
 
-    return triton.partial_attention(query, key, value, bias, length, scale, causal)
+        return getattr(triton, operator.name)(*args, **kwargs)
 
 
-@indexed_attention.kernel("cuda", "triton", check=_triton_serves_indexed)
-def _indexed_triton(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    indices: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    scale: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    from npukv.ops.attention import triton
-
-    return triton.indexed_attention(query, key, value, indices, bias, scale)
-
-
-@paged_attention.kernel("cuda", "triton", check=_triton_serves_paged)
-def _paged_triton(
-    query: torch.Tensor,
-    key_pages: torch.Tensor,
-    value_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    length: torch.Tensor,
-    scale: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    from npukv.ops.attention import triton
-
-    return triton.paged_attention(query, key_pages, value_pages, block_table, length, scale)
-
-
-@merge_partials.kernel("cuda", "triton", check=_triton_serves_merge)
-def _merge_triton(outs: torch.Tensor, lses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    from npukv.ops.attention import triton
-
-    return triton.merge_partials(outs, lses)
+_register_triton(partial_attention, _triton_serves_partial)
+_register_triton(indexed_attention, _triton_serves_indexed)
+_register_triton(paged_attention, _triton_serves_paged)
+_register_triton(merge_partials, _triton_serves_merge)

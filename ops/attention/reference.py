@@ -122,13 +122,27 @@ def paged_attention(
     Returns:
         out [B, Hq, 1, D] and lse [B, Hq, 1], as `partial_attention`.
     """
+    key, value, absent = laid_out(key_pages, value_pages, block_table)
+    return partial_attention(query, key, value, absent, length, scale)
+
+
+def laid_out(
+    key_pages: torch.Tensor, value_pages: torch.Tensor, block_table: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pages [P, T, Hkv, D] and a table -> key, value [B, Hkv, N T, D] and a bias [B, Hkv, N T]: -inf in absent pages.
+
+    Keys and values of absent pages are 0.
+    """
     tokens, kv_heads = key_pages.shape[1:3]
     table = block_table[:, None].expand(-1, kv_heads, -1) if block_table.dim() == 2 else block_table  # [B, Hkv, N]
     pages, head = table.clamp(min=0).long(), torch.arange(kv_heads, device=table.device)[:, None]
-    key = key_pages[pages, :, head].flatten(2, 3)  # [B, Hkv, N, T, D] -> [B, Hkv, N T, D]
-    value = value_pages[pages, :, head].flatten(2, 3)
+    hole = (table < 0)[..., None, None]
+    key, value = (
+        stored[pages, :, head].masked_fill(hole, 0).flatten(2, 3)  # [B, Hkv, N, T, D] -> [B, Hkv, N T, D]
+        for stored in (key_pages, value_pages)
+    )
     absent = torch.zeros(table.shape, device=table.device).masked_fill(table < 0, float("-inf"))
-    return partial_attention(query, key, value, absent.repeat_interleave(tokens, -1), length, scale)
+    return key, value, absent.repeat_interleave(tokens, -1)
 
 
 def merge_partials(outs: torch.Tensor, lses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -89,7 +89,7 @@ def _split_kernel(
             place = tl.where(present, named, 0).to(tl.int64)
         elif PAGED:  # a step never crosses a page
             page = tl.load(index_head + (start // PAGE) * index_n)
-            present = present & (page >= 0)
+            present = position < tl.where(page >= 0, last, 0)
             key_page = tl.maximum(page, 0).to(tl.int64) * key_b
             place = (position % PAGE).to(tl.int64)
         else:
