@@ -46,6 +46,7 @@ from cache_quality_select import Selector, exact, hashed, quest, selecting, stre
 from transformers import DynamicCache
 
 import npukv
+from npukv.cache.hash_weights import HashWeights, bundled
 from npukv.environment import environment
 from npukv.evaluation.material import Material
 
@@ -70,7 +71,7 @@ class Cell:
 
 
 class Bench:
-    def __init__(self, lm: Any, options: argparse.Namespace, weights: dict[str, list[torch.Tensor]]):
+    def __init__(self, lm: Any, options: argparse.Namespace, weights: dict[str, HashWeights]):
         self.lm, self.model, self.options = lm, lm.model, options
         self.ends = ending_tokens(lm.tokenizer)
         self.weights = weights
@@ -229,12 +230,14 @@ class Bench:
             "quest": (quest, 0, 0),
             "streaming": (stream, 4, 0),
         }
-        ways |= {f"codes, {which}": (hashed(weights), 4, 16) for which, weights in self.weights.items()}
+        for which, weights in self.weights.items():
+            projections = [weights.layer(i, held.shape[1], held.shape[-1]) for i, held in enumerate(keys)]
+            ways[f"codes, {which}"] = hashed(projections), 4, 16
         for method, (score, sink, recent) in ways.items():
             for share in self.options.budgets:
                 cell = self.cell("select", method, share)
                 cell.tokens = round(share * self.options.tokens)
-                bits = 0 if not method.startswith("codes") else self.weights[method[7:]][0].shape[-1]
+                bits = self.weights[method[7:]].bits if method.startswith("codes") else 0
                 cell.bytes = 1 + bits / 8 / (2 * keys[0].shape[-1] * keys[0].element_size())
                 selector = Selector(score, int(cell.tokens), sink, recent, self.options.dense)
                 with selecting(self.model, selector):
@@ -242,35 +245,23 @@ class Bench:
                 cell.mass.setdefault(name, []).extend(selector.masses)
 
     def hash(self, name: str, contexts: Any, ids: torch.Tensor, full: Any) -> None:
-        """The cache itself, with its own defaults, one token at a time."""
+        """The cache itself, with its own defaults, one token at a time: must do what its codes do in one pass."""
+        weights = "learned" if "learned" in self.weights else "random 128"
         for share in self.options.budgets:
-            cell = self.cell("select", "hashed", share)
+            cell = self.cell("select", f"hashed, {weights}", share)
             budget = round(share * self.options.tokens)
-            cache = npukv.HashedCache(self.model.config, budget=budget)
+            cache = npukv.HashedCache(self.model.config, budget=budget, weights=self.weights[weights])
             self.model(ids, past_key_values=cache, logits_to_keep=1)
             said = cache.report()
             cell.tokens, cell.bytes = budget, said.physical_bytes / said.logical_bytes
             self.measure(name, contexts, cell, partial(copy.deepcopy, cache), self.one_by_one, full)
 
 
-def code_weights(lm: Any, codes: Path | None) -> dict[str, list[torch.Tensor]]:
-    """Projections per layer, [Hkv, D, bits] each: random orthogonal ones of two sizes, and learned ones of a file."""
-    from npukv.ops.hashing.weights import random_orthogonal
-
-    config = lm.model.config
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    layers, heads = range(config.num_hidden_layers), config.num_key_value_heads
-    found = {
-        f"random {bits}": [random_orthogonal(heads, width, bits, layer) for layer in layers] for bits in (128, 256)
-    }
-    if codes is not None:
-        from safetensors.torch import load_file
-
-        learned = load_file(codes)
-        found["learned"] = [
-            learned[name] for name in sorted(learned, key=lambda n: int("".join(filter(str.isdigit, n))))
-        ]
-    return found
+def code_weights(config: Any, codes: Path | None) -> dict[str, HashWeights]:
+    """Projections by name: random orthogonal ones of two sizes; learned ones of a file, or that ship with the model."""
+    found = {"random 128": HashWeights(128), "random 256": HashWeights(256)}
+    learned = bundled(config, 128) if codes is None else HashWeights.load(codes, config)
+    return found if learned is None else found | {"learned": learned}
 
 
 def make_sets(material: Material, options: argparse.Namespace) -> Iterator[tuple[str, list[Context]]]:
@@ -298,7 +289,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budgets", type=_numbers, default=_numbers("0.03,0.06,0.12"), help="attended to, by select")
     parser.add_argument("--dense", type=int, default=2, help="first layers that select attends to in full")
     parser.add_argument("--kvpress", type=Path, help="kvpress's wheel, or a folder with its package")
-    parser.add_argument("--codes", type=Path, help="learned hash codes (safetensors)")
+    parser.add_argument("--codes", type=Path, help="learned hash codes; default: those that ship with the model")
     parser.add_argument("--seconds", type=float, default=130, help="after so long, no further round begins")
     return parser.parse_args(given)
 
@@ -325,7 +316,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
         text, source = sample_text(), "the King James Bible (bundled)"
     material = Material(text, lm.tokenizer)
-    bench = Bench(lm, options, code_weights(lm, options.codes))
+    bench = Bench(lm, options, code_weights(lm.model.config, options.codes))
     counts: dict[str, int] = {}
     seconds: list[float] = []
     for name, contexts in make_sets(material, options):

@@ -69,11 +69,10 @@ def hashed(weights: list[torch.Tensor]) -> Score:
         w = weights[seen.layer].to(seen.keys.device)
         batch, heads, group, tokens, _ = seen.queries.shape
         queries = unpack(hash_encode(seen.queries.flatten(1, 2), w)).view(batch, heads, group, tokens, -1)
-        alike = queries.sum(2) @ unpack(hash_encode(seen.keys, w)).transpose(
-            -1, -2
-        )  # whole numbers, many of them equal
+        alike = queries.sum(2) @ unpack(hash_encode(seen.keys, w)).transpose(-1, -2)
         held = seen.keys.shape[2]
-        return alike * held + torch.arange(held, device=alike.device)  # exact in float32 up to 2^24
+        # Whole numbers, many of them equal: of those the most recent wins. Exact in float32 up to 2^24.
+        return alike * held + torch.arange(held, device=alike.device)
 
     return score
 

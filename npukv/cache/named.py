@@ -11,6 +11,7 @@ from npukv.errors import InputError
 if TYPE_CHECKING:
     from transformers import Cache
 
+    from npukv.cache.report import CacheReport
     from npukv.language_model import LanguageModel
 
 NAMES = ("full", "clustered", "hashed")
@@ -49,20 +50,16 @@ class CacheChoice:
         """
         if self.name == "full":
             return lm.new_cache(capacity)
-        import npukv
-
-        kind: Any = npukv.ClusteredCache if self.name == "clustered" else npukv.HashedCache
+        kind: Any
+        if self.name == "clustered":
+            from npukv.cache.clustered import ClusteredCache as kind
+        else:
+            from npukv.cache.hashed import HashedCache as kind
         if self.amount is None:
             return kind(lm.model.config)
         if isinstance(self.amount, float):
             return kind(lm.model.config, keep=self.amount)
         return kind(lm.model.config, budget=self.amount)
-
-    def attended(self, held: int) -> int:
-        """Tokens a new one attends to, of those held: all of them, but for a cache that selects."""
-        if self.name != "hashed" or self.amount is None:
-            return held
-        return min(held, self.amount if isinstance(self.amount, int) else round(self.amount * held))
 
 
 def parse_amount(text: str) -> int | float:
@@ -79,37 +76,27 @@ def parse_amount(text: str) -> int | float:
         raise InputError(f"got {text!r}, expected a share such as 0.25, or a number of tokens such as 2048") from None
 
 
-@dataclass(frozen=True)
-class CacheSize:
-    """What a cache holds, beside what a full one would.
+def report_of(cache: Cache) -> CacheReport:
+    """What any cache holds: by its own report, else by its layers' tensors."""
+    from npukv.cache.report import LayerReport, total
 
-    Attributes:
-        logical_tokens: tokens seen, per sequence.
-        physical_tokens: keys held for them.
-        logical_bytes: what a full cache of them takes, all layers.
-        physical_bytes: what this one takes, codes and unused room included.
-    """
-
-    logical_tokens: int
-    physical_tokens: int
-    logical_bytes: int
-    physical_bytes: int
-
-    def __str__(self) -> str:
-        tokens, size = self.logical_tokens, self.logical_bytes
-        held, taken = self.physical_tokens, self.physical_bytes
-        return (
-            f"{tokens:,} tokens seen -> {held:,} held ({held / max(1, tokens):.1%}), "
-            f"{size / 2**20:,.2f} MiB -> {taken / 2**20:,.2f} MiB ({taken / max(1, size):.1%})"
-        )
-
-
-def measure_size(cache: Any) -> CacheSize:
-    """The size of any cache: by its own report, else by its tensors."""
     if hasattr(cache, "report"):
-        said = cache.report()
-        return CacheSize(said.logical_tokens, said.physical_tokens, said.logical_bytes, said.physical_bytes)
-    held = [layer for layer in cache.layers if getattr(layer, "is_initialized", False)]
-    size = sum(tensor.numel() * tensor.element_size() for layer in held for tensor in (layer.keys, layer.values))
-    tokens = cache.get_seq_length()
-    return CacheSize(tokens, max((min(tokens, layer.keys.shape[2]) for layer in held), default=0), size, size)
+        return cache.report()
+    layers = []
+    for layer in cache.layers:
+        if getattr(layer, "is_initialized", False):
+            size = sum(tensor.numel() * tensor.element_size() for tensor in (layer.keys, layer.values))
+            tokens = layer.get_seq_length()
+            layers.append(LayerReport(tokens, min(tokens, layer.keys.shape[2]), size, size))
+    return total(layers)
+
+
+def figures(report: CacheReport) -> dict[str, int]:
+    """The figures of a report, JSON-ready; attended_tokens: keys a new token attends to."""
+    return {
+        "logical_tokens": report.logical_tokens,
+        "physical_tokens": report.physical_tokens,
+        "attended_tokens": getattr(report, "attended_tokens", report.physical_tokens),
+        "logical_bytes": report.logical_bytes,
+        "physical_bytes": report.physical_bytes,
+    }

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from npukv.errors import InputError
 
 if TYPE_CHECKING:
-    from npukv.cache.named import CacheChoice, CacheSize
+    from npukv.cache.named import CacheChoice
+    from npukv.cache.report import CacheReport
     from npukv.language_model import LanguageModel
 
 
@@ -100,7 +101,7 @@ def _text(lm: LanguageModel, row: Sequence[int], ends: Sequence[int]) -> str:
 
 def answer_through_cache(
     lm: LanguageModel, context: Sequence[int], question: Sequence[int], max_new_tokens: int, cache: CacheChoice
-) -> tuple[str, CacheSize]:
+) -> tuple[str, CacheReport]:
     """A greedy answer by a model that read the context into a cache before it saw the question.
 
     Args:
@@ -109,7 +110,7 @@ def answer_through_cache(
         cache: made anew for this context.
 
     Returns:
-        The answer, and the cache's size when the context was in it and the question not yet.
+        The answer, and the cache's report when the context was in it and the question not yet.
 
     Raises:
         InputError: they do not fit the model's context, or the cache's amount is too small.
@@ -117,7 +118,7 @@ def answer_through_cache(
     """
     import torch
 
-    from npukv.cache.named import measure_size
+    from npukv.cache.named import report_of
 
     width = len(context) + len(question)
     if width + max_new_tokens > lm.context:
@@ -127,7 +128,7 @@ def answer_through_cache(
     x = torch.tensor([[*context, *question]], device=lm.model.device)  # [1, T]
     with torch.inference_mode():
         lm.model(x[:, : len(context)], past_key_values=made, use_cache=True, logits_to_keep=1)
-        size = measure_size(made)
+        report = report_of(made)
         out = lm.model.generate(
             x,
             attention_mask=torch.ones_like(x),
@@ -137,7 +138,7 @@ def answer_through_cache(
             past_key_values=made,
             pad_token_id=ends[0] if ends else 0,
         )
-    return _text(lm, out[0, width:].tolist(), ends), size
+    return _text(lm, out[0, width:].tolist(), ends), report
 
 
 def _next_batch(

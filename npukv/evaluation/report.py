@@ -199,7 +199,7 @@ def _rank_table(cells: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
 
 def _caches(summary: dict[str, Any], methods: Sequence[str]) -> str:
     """What the caches held, what it cost in score and in bits per byte."""
-    records, plain = summary["samples"], summary["perplexity"]
+    records = summary["samples"]
     rows = []
     for method in methods:
         sizes = [record["cache"] for record in records if record["method"] == method and record.get("cache")]
@@ -214,8 +214,8 @@ def _caches(summary: dict[str, Any], methods: Sequence[str]) -> str:
             f"{shares['attended_tokens']:,.0f} ({shares['attended']:.1%})",
             f"{shares['logical_bytes'] / 2**20:,.2f}",
             f"{shares['physical_bytes'] / 2**20:,.2f} ({shares['bytes']:.1%})",
-            f"{through['bits_per_byte']:.3f}" if through else "–",
-            f"{through['perplexity'] / plain['perplexity']:.3f}" if through and plain else "–",
+            f"{through['full_cache']['bits_per_byte']:.3f} → {through['bits_per_byte']:.3f}" if through else "–",
+            f"{through['perplexity'] / through['full_cache']['perplexity']:.3f}" if through else "–",
         ]
         rows.append(
             f"<tr><td>{escape(method)}</td>{_score(scores)}" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
@@ -226,7 +226,8 @@ def _caches(summary: dict[str, Any], methods: Sequence[str]) -> str:
     names = "".join(f"<th>{name}</th>" for name in (*head, "perplexity, of the full cache's"))
     return (
         "<h2>Caches</h2><p>The context is read into the cache before the question is seen; the score is the mean over "
-        "all of the method's samples. Means per sample; bits per byte are of the text above, through the cache.</p>"
+        "all of the method's samples. Means per sample; bits per byte are with a full cache and through this one, over "
+        "the same tokens.</p>"
         f"<div class=wide><table class=scores><tr>{names}</tr>{''.join(rows)}</table></div>"
         f"<div class=plots>{score_by_share(records, methods, 'all tasks')}</div>"
     )

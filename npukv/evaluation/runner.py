@@ -6,10 +6,11 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from npukv.cache.named import figures
 from npukv.errors import InputError, ModelError
 from npukv.evaluation.case import Case
 from npukv.evaluation.generate import answer_through_cache, generate_answers
@@ -160,16 +161,13 @@ def _run_group(
                 continue
             after = len(case.prompts[0].after)
             try:
-                output, size = answer_through_cache(
+                output, held = answer_through_cache(
                     lm, prompt[:-after], prompt[-after:], sample.max_new_tokens, choice.cache
                 )
             except (InputError, ModelError) as reason:  # an amount below its sinks; a model it cannot serve
                 results.add([{**named, "skipped": str(reason)}])
                 continue
-            record |= {
-                "seconds": round(time.perf_counter() - started, 4),
-                "cache": asdict(size) | {"attended_tokens": choice.cache.attended(size.physical_tokens)},
-            }
+            record |= {"seconds": round(time.perf_counter() - started, 4), "cache": figures(held)}
             done.append(record | _judged(sample, output))
     outputs = generate_answers(lm, prompts, [sample.max_new_tokens for sample in jobs])
     for record, sample, output in zip(records, jobs, outputs, strict=True):

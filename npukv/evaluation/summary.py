@@ -94,7 +94,7 @@ def summarise(
     text: str,
     split: str,
     perplexity: Perplexity | None = None,
-    compressed: dict[str, Perplexity] | None = None,
+    compressed: dict[str, dict[str, Any]] | None = None,
     seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Everything a report shows and a later comparison needs.
@@ -102,7 +102,8 @@ def summarise(
     Args:
         text: name of the text the samples were made from.
         perplexity: of the model with a full cache.
-        compressed: and through the caches of some methods, over the same tokens.
+        compressed: and through the caches of some methods: figures as above, and "full_cache", those over the same
+            tokens with a full cache.
         seconds: wall time of the evaluation, this run alone.
     """
     from npukv.bundled import model_folder
@@ -123,7 +124,7 @@ def summarise(
         "split": split,
         "seconds": round(seconds, 1),
         "perplexity": None if perplexity is None else perplexity.as_dict(),
-        "compressed_perplexity": {method: found.as_dict() for method, found in (compressed or {}).items()},
+        "compressed_perplexity": compressed or {},
         "cells": cells(records),
         "skipped": [asdict(entry) for entry in skipped],
         "samples": records,

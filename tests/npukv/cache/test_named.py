@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from npukv.cache.named import CacheChoice, CacheSize, measure_size, parse_amount
+from npukv.cache.named import CacheChoice, figures, parse_amount, report_of
 from npukv.errors import InputError
 
 
@@ -40,22 +40,21 @@ def test_choices_that_make_no_sense(name: str, amount: Any, message: str) -> Non
         CacheChoice(name, amount)
 
 
-def test_attended_keys() -> None:
-    assert CacheChoice("hashed", 100).attended(400) == 100
-    assert CacheChoice("hashed", 100).attended(40) == 40
-    assert CacheChoice("hashed", 0.25).attended(400) == 100
-    assert CacheChoice("clustered", 0.25).attended(400) == 400  # a clustered cache attends to all it holds
-
-
 def test_size_of_a_full_cache(llama: Any) -> None:
     ids = torch.arange(20, 60)[None]
     config = llama.model.config
     size = config.num_hidden_layers * 2 * config.num_key_value_heads * 40 * config.head_dim * 4
     for cache in (DynamicCache(config=config), CacheChoice("full").make(llama, 40)):
-        assert measure_size(cache).physical_bytes in (0, measure_size(cache).logical_bytes)
-        with torch.inference_mode():
+        assert set(figures(report_of(cache)).values()) == {0}
+        with torch.no_grad():
             llama.model(ids, past_key_values=cache)
-        assert measure_size(cache) == CacheSize(40, 40, size, size)
-    assert str(CacheSize(1000, 250, 2**20, 2**19)) == (
-        "1,000 tokens seen -> 250 held (25.0%), 1.00 MiB -> 0.50 MiB (50.0%)"
-    )
+        assert list(figures(report_of(cache)).values()) == [40, 40, 40, size, size]
+
+
+def test_attended_keys(llama: Any) -> None:
+    cache = CacheChoice("hashed", 30).make(llama, 40)
+    with torch.no_grad():
+        llama.model(torch.arange(20, 60)[None], past_key_values=cache)
+    found = figures(report_of(cache))
+    assert (found["physical_tokens"], found["attended_tokens"]) == (40, 30)
+    assert found["physical_bytes"] > found["logical_bytes"]  # the codes
