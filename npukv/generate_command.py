@@ -54,10 +54,7 @@ def generate_command(
     from npukv.prompt import build_prompt
 
     lm = load(model, device, dtype)
-    if question:
-        around = build_prompt(lm.tokenizer, question, answer_prefix)
-    else:
-        around = _continuation(lm, prompt)
+    around = build_prompt(lm.tokenizer, question, answer_prefix) if question else _continuation(lm, prompt)
     given = generate_text(
         lm, around, text, max_new_tokens, choice, one_line=bool(question), stream=None if as_json else _write
     )
@@ -88,15 +85,13 @@ def generate_text(
         stream: called with each piece of the generated text as it comes.
 
     Returns:
-        "text", "tokens" (input, generated), "cache" (its name, amount and size at the end), "seconds".
+        "text", "tokens" (input, generated), "cache" (its name, amount and report at the end), "seconds".
 
     Raises:
         InputError: more tokens than the model's context holds.
         ModelError: the cache cannot serve this model.
     """
-    from dataclasses import asdict
-
-    from npukv.cache.named import measure_size
+    from npukv.cache.named import figures, report_of
     from npukv.errors import InputError
     from npukv.text import tokenize
 
@@ -114,10 +109,11 @@ def generate_text(
     cache = choice.make(lm, len(ids) + max_new_tokens)
     said, count, first = _run(lm, ids, len(ids) - len(around.after), max_new_tokens, cache, one_line, stream)
     ended = time.perf_counter()
+    report = report_of(cache)
     return {
         "text": said,
         "tokens": {"input": len(ids), "generated": count},
-        "cache": {"name": choice.name, "amount": choice.amount} | asdict(measure_size(cache)),
+        "cache": {"name": choice.name, "amount": choice.amount, **figures(report), "report": str(report)},
         "seconds": {"read": round(first - started, 3), "generate": round(ended - first, 3)},
     }
 
@@ -128,7 +124,9 @@ def _run(
     """The generated text, its tokens, and when the input had been read. The cache sees the first `context` ids alone
     first, so that what it keeps cannot depend on the question."""
     import torch
-    from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
+    from transformers import TextStreamer
+
+    from npukv.decode import generate, prefill
 
     one_line = one_line and not getattr(lm.tokenizer, "chat_template", None)
     times: list[float] = []
@@ -137,42 +135,36 @@ def _run(
         ended = False
 
         def put(self, value: torch.Tensor) -> None:
-            times.append(time.perf_counter())  # first comes the prompt, then every token
+            times.append(time.perf_counter())  # the prompt comes first, then every token
             super().put(value)
 
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            if one_line:
+            if one_line:  # one token may hold the line's end and what follows it
                 text, end, _ = ("" if self.ended else text).partition("\n")
                 self.ended = self.ended or bool(end)
             if stream is not None and text:
                 stream(text)
 
-    class LineEnd(StoppingCriteria):
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
-            ended = "\n" in lm.decode(input_ids[0, len(ids) :])
-            return torch.full((input_ids.shape[0],), ended, device=input_ids.device)
+    def ended(generated: list[int]) -> bool:
+        return "\n" in lm.decode(generated)
 
     x = torch.tensor([ids], device=lm.device.torch_device)  # [1, T]
-    ends = list(lm.end_ids)
-    with torch.inference_mode():
-        for at in range(0, context, CHUNK):
-            part = x[:, at : min(context, at + CHUNK)]
-            if part.shape[1] < x.shape[1]:  # something must be left to generate from
-                lm.model(part, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        out = lm.model.generate(
-            x,
-            attention_mask=torch.ones_like(x),
-            max_new_tokens=new,
-            do_sample=False,
-            eos_token_id=ends or None,
-            pad_token_id=ends[0] if ends else 0,
-            past_key_values=cache,
-            stopping_criteria=StoppingCriteriaList([LineEnd()] if one_line else []),
-            streamer=Pieces(lm.tokenizer, skip_prompt=True, skip_special_tokens=True),
-        )
+    first = min(context, len(ids) - 1)  # something must be left to generate from
+    if first:
+        with torch.no_grad():
+            prefill(lm.model, x[:, :first], cache, [0], chunk=CHUNK)
+    out = generate(
+        lm,
+        x,
+        cache=cache,
+        max_new_tokens=new,
+        streamer=Pieces(lm.tokenizer, skip_prompt=True, skip_special_tokens=True),
+        stop=ended if one_line else None,
+        prefill_chunk=CHUNK,
+    )
     generated = out[0, len(ids) :]
     text = lm.decode(generated)
-    return (text.partition("\n")[0] if one_line else text).strip(), len(generated), times[min(1, len(times) - 1)]
+    return (text.partition("\n")[0] if one_line else text).strip(), len(generated), times[1]
 
 
 def _continuation(lm: LanguageModel, words: str) -> Prompt:
@@ -200,19 +192,15 @@ def _checked_text(files: list[str], question: str, prompt: str, answer_prefix: s
 
 def _summarise(given: dict[str, Any]) -> None:
     """What was read and how, on standard error."""
-    from npukv.cache.named import CacheSize
-
-    cache = dict(given["cache"])
-    name, amount = cache.pop("name"), cache.pop("amount")
-    tokens, seconds = given["tokens"], given["seconds"]
+    cache, tokens, seconds = given["cache"], given["tokens"], given["seconds"]
     print(
         f"read {tokens['input']:,} tokens in {seconds['read']:.1f} s, generated {tokens['generated']:,} in "
         f"{seconds['generate']:.1f} s",
         file=sys.stderr,
     )
-    size = CacheSize(**cache)
-    print(f"cache: {name}{'' if amount is None else f' {amount}'}, {size}", file=sys.stderr)
-    if name == "clustered" and size.physical_tokens >= size.logical_tokens:
+    amount = "" if cache["amount"] is None else f" {cache['amount']}"
+    print(f"cache: {cache['name']}{amount}: {cache['report']}", file=sys.stderr)
+    if cache["name"] == "clustered" and cache["physical_tokens"] >= cache["logical_tokens"]:
         print("nothing was compressed: the input is within what the cache may keep", file=sys.stderr)
 
 
