@@ -82,7 +82,7 @@ class AttendingLayer(CacheLayerMixin):
         padding = (~mask).sum(-1).tolist()
         if self.padding is not None and self.padding != padding:
             raise InputError(
-                f"the attention mask now pads rows by {padding}, and by {self.padding} when the sequence began; expected "
+                f"the attention mask now pads rows by {padding}, at first it was {self.padding}; expected "
                 "the mask of all tokens seen, old and new"
             )
         self.padding = padding
@@ -110,8 +110,8 @@ class AttendingLayer(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         raise InputError(
-            f"{type(self).__name__} cannot take tokens back, got crop({tokens_to_remove}): use transformers' DynamicCache "
-            "for assisted generation"
+            f"{type(self).__name__} cannot take tokens back, got crop({tokens_to_remove}): use transformers' "
+            "DynamicCache for assisted generation"
         )
 
     # captured decoding
@@ -157,8 +157,8 @@ class AttendingCache(Cache):
         if not self.attending:
             kinds = sorted({type(layer).__name__ for layer in layers})
             raise ModelError(
-                f"{name} found no full-attention layer in this {config.model_type} model, only {', '.join(kinds)}, whose "
-                "size is bounded already: use transformers' DynamicCache"
+                f"{name} found no full-attention layer in this {config.model_type} model, only {', '.join(kinds)}, "
+                "whose size is bounded already: use transformers' DynamicCache"
             )
         attention.register()
         config._attn_implementation = attention.NAME
