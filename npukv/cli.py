@@ -48,6 +48,10 @@ Devices = Annotated[str, typer.Option(help="Cards of this machine to use: a numb
 Index = Annotated[
     Path | None, typer.Option(help="Directory that keeps what is made of a text once.", show_default="that of --run")
 ]
+Mode = Annotated[
+    str, typer.Option(help="exact scores all segments; sketch and bm25 only those a cheaper look finds promising.")
+]
+Shortlist = Annotated[str, typer.Option(help="How many segments sketch and bm25 score: a share (1%) or a number.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Greatest length of the answer.")]
 
 _MEASURE = "certainty+question"
@@ -72,6 +76,8 @@ def ask(
     run: Run = None,
     batch: Batch = None,
     index: Index = None,
+    mode: Mode = "exact",
+    shortlist: Shortlist = "1%",
     devices: Devices = "1",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the answer.")] = False,
 ) -> None:
@@ -109,6 +115,8 @@ def ask(
             progress=progress if ranks.first else None,
             stream=None if as_json else say,
             index=index,
+            mode=mode,
+            shortlist=shortlist,
             ranks=ranks,
         )
     if not ranks.first:
@@ -151,6 +159,8 @@ def score(
     run: Run = None,
     batch: Batch = None,
     index: Index = None,
+    mode: Mode = "exact",
+    shortlist: Shortlist = "1%",
     devices: Devices = "1",
     plot: Annotated[
         Path | None, typer.Option(help="Draw the scores along the text to this .png, .svg or .pdf.")
@@ -170,6 +180,7 @@ def score(
     from npukv.relevance.plot import check_plot
     from npukv.relevance.score import as_tokens, gather_batches, stream_scores
     from npukv.relevance.scores import Scores
+    from npukv.relevance.shortlist import shortlist as find_shortlist
 
     wanted = parse_keep(keep or KEEP)
     if plot is not None:
@@ -178,7 +189,7 @@ def score(
     with join(device) as ranks, _progress(ranks) as shown:
         lm = load(model, ranks.device or device, dtype)
         progress = shown if ranks.first else None
-        tokens = as_tokens(lm, source.text, progress, index or run, ranks)
+        tokens = as_tokens(lm, source.text, progress, index or run, ranks, keep=mode == "sketch")
         plan = make_plan(
             lm,
             tokens,
@@ -189,9 +200,11 @@ def score(
             horizon=horizon,
             answer_prefix=answer_prefix,
         )
-        stream = stream_scores(lm, plan, run=run, batch=batch, progress=progress, ranks=ranks)
+        only = find_shortlist(lm, plan, mode, shortlist, ranks=ranks, progress=progress)
+        stream = stream_scores(lm, plan, run=run, batch=batch, progress=progress, only=only, ranks=ranks)
         if ranks.size > 1:  # streaming is for one process; several are gathered
-            stream = iter(gather_batches(plan, list(stream), len(plan.segments), progress, ranks))
+            wanted = len(plan.segments) if only is None else len(only)
+            stream = iter(gather_batches(plan, list(stream), wanted, progress, ranks))
         for part in stream:
             windows = [plan.segments[i] for i in part.segments]
             for record in Scores(question, windows, part.measured, measure).records() if ranks.first else ():
@@ -200,12 +213,14 @@ def score(
     if not ranks.first:
         return
     if plot is not None:
-        order = np.argsort([i for part in parts for i in part.segments])
         measured = Measured(
-            np.concatenate([part.measured.entropies for part in parts])[order],
-            np.concatenate([part.measured.question for part in parts])[order],
+            np.full((len(plan.segments), plan.horizon), np.nan, np.float32),
+            np.full(len(plan.segments), np.nan, np.float32),
         )
-        scores = Scores(question, plan.segments, measured, measure)
+        for part in parts:
+            measured.entropies[list(part.segments)] = part.measured.entropies
+            measured.question[list(part.segments)] = part.measured.question
+        scores = Scores(question, plan.segments, measured, measure, shortlist=only)
         budget = lm.context - len(plan.prompts[0])
         scores.plot(plot, pick(scores.values, scores.segments, budget, wanted))
         print(f"drawn to {plot}", file=sys.stderr)
@@ -300,10 +315,12 @@ def _summarise(given: Any, used: list[dict[str, Any]]) -> None:
     if given.scores is None:
         print(f"read whole: {given.tokens['text']:,} tokens", file=sys.stderr)
     else:
-        fresh = given.scores.scored
-        resumed = f", {len(given.scores) - fresh:,} of them from an earlier run" if fresh < len(given.scores) else ""
+        listed = given.scores.shortlist
+        fresh, in_all = given.scores.scored, len(given.scores if listed is None else listed)
+        resumed = f", {in_all - fresh:,} of them from an earlier run" if fresh < in_all else ""
+        promising = "" if listed is None else f", the {in_all:,} most promising"
         print(
-            f"{given.tokens['text']:,} tokens in {given.tokens['segments']:,} segments{resumed}, "
+            f"{given.tokens['text']:,} tokens in {given.tokens['segments']:,} segments{promising}{resumed}, "
             f"scored in {seconds['score']:.1f} s; "
             f"answered from {given.tokens['key_context']:,} tokens in {seconds['generate']:.1f} s:",
             file=sys.stderr,
@@ -311,7 +328,8 @@ def _summarise(given: Any, used: list[dict[str, Any]]) -> None:
         for part in used:
             first, length = part["file_start"], part["end"] - part["start"]
             where = f"{part['file']} characters {first:,} to {first + length:,}"
-            print(f"  {where}, score {part['score']:.3f}", file=sys.stderr)
+            said = "not scored" if part["score"] is None else f"score {part['score']:.3f}"
+            print(f"  {where}, {said}", file=sys.stderr)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-_DONE = {"tokenise": "characters", "score": "tokens"}
+_DONE = {"tokenise": "characters", "sketch": "tokens", "score": "tokens"}
 
 
 class ProgressReport:

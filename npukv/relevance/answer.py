@@ -20,6 +20,7 @@ from npukv.relevance.pick import Keep, merge, parse_keep, pick
 from npukv.relevance.plan import make_plan
 from npukv.relevance.score import Progress, as_tokens, score_segments
 from npukv.relevance.scores import Scores
+from npukv.relevance.shortlist import SHORTLIST, check_mode, shortlist_size
 from npukv.text import Tokens
 
 #: Segments kept by default: the bundled model answers best from one, and more of them confuse it when they hold rival
@@ -30,7 +31,7 @@ MAX_NEW_TOKENS = 64
 
 @dataclass(frozen=True)
 class Used:
-    """A segment of the key context: characters [start, end) of the text; score None where nothing was scored."""
+    """A segment of the key context: characters [start, end) of the text; score None where it was not scored."""
 
     start: int
     end: int
@@ -75,6 +76,8 @@ def answer(
     progress: Progress | None = None,
     stream: Callable[[str], None] | None = None,
     index: str | Path | None = None,
+    mode: str = "exact",
+    shortlist: str | int = SHORTLIST,
     ranks: Ranks = ALONE,
 ) -> Answer:
     """Answer a question over a text that may be far longer than the model's context (XL3M, arXiv 2405.17755).
@@ -98,6 +101,7 @@ def answer(
     >>> answer.text, answer.segments[0].start
     """
     keep = parse_keep(keep)
+    shortlist_size(shortlist if check_mode(mode) != "exact" else SHORTLIST, 1)  # refuses wrong ones
     prompt = build_prompt(lm.tokenizer, question, answer_prefix)
     budget = room_for_text(lm, prompt, max_new_tokens)
     started = time.perf_counter()
@@ -119,7 +123,18 @@ def answer(
             read = _read(lm, prompt, tokens, [(0, len(tokens))], whole, None, max_new_tokens, seconds, stream)
         return ranks.agree(read, "answer")
     pick(np.zeros(len(plan.segments)), plan.segments, budget, Keep(1))  # refuses segments no budget holds
-    scores = score_segments(lm, tokens, question, run=run, batch=batch, progress=progress, ranks=ranks, **cutting)
+    scores = score_segments(
+        lm,
+        tokens,
+        question,
+        run=run,
+        batch=batch,
+        progress=progress,
+        mode=mode,
+        shortlist=shortlist,
+        ranks=ranks,
+        **cutting,
+    )
     seconds["score"] = scores.seconds
     given = None
     if ranks.first:
@@ -185,7 +200,10 @@ def _read_chosen(
 ) -> Answer:
     segments = [scores.segments[i] for i in chosen]
     values = scores.values
-    used = tuple(Used(part.char_start, part.char_end, float(values[part.index])) for part in segments)
+    used = tuple(
+        Used(part.char_start, part.char_end, float(value) if np.isfinite(value) else None)
+        for part, value in ((part, values[part.index]) for part in segments)
+    )
     return _read(lm, prompt, tokens, merge(segments), used, scores, max_new_tokens, seconds, stream)
 
 

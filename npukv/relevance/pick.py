@@ -62,7 +62,7 @@ def pick(
     counts once.
 
     Args:
-        values: [n], lower = more relevant.
+        values: [n], lower = more relevant; infinite = not scored, and only taken as a neighbour.
         budget: tokens their union may have.
         neighbours: also take this many segments on each side of a chosen one, where the budget allows.
         keep_head: also take the text's first segment (instructions often stand there) if the best fits beside it.
@@ -71,6 +71,7 @@ def pick(
         InputError: not even one segment fits the budget.
     """
     order = np.argsort(values, kind="stable")
+    order = order[np.isfinite(values[order])]
     if keep.margin is not None:
         order = order[values[order] <= values[order[0]] + keep.margin]
     chosen: list[int] = []

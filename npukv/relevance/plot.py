@@ -45,7 +45,7 @@ def plot_scores(scores: Scores, path: Path, chosen: Sequence[int] = ()) -> None:
     axes = figure.add_subplot()
     axes.scatter(places, values, s=4, color="0.6", linewidths=0, rasterized=True, label="segments")
     if len(chosen):
-        kept = list(chosen)
+        kept = [index for index in chosen if np.isfinite(values[index])]
         axes.scatter(places[kept], values[kept], s=60, facecolors="none", edgecolors="tab:red", label="kept")
         rank = {int(index): place for place, index in enumerate(scores.ranking(), 1)}
         for index in kept:

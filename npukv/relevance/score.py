@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -27,6 +27,8 @@ from npukv.relevance.measure import measure_batch
 from npukv.relevance.measures import Measured
 from npukv.relevance.plan import Plan, make_plan
 from npukv.relevance.scores import Scores
+from npukv.relevance.shortlist import SHORTLIST, check_mode
+from npukv.relevance.shortlist import shortlist as find_shortlist
 from npukv.text import Tokens, tokenize
 
 #: Called with (what is being done, tokens or characters done, in all).
@@ -61,6 +63,8 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
     batch: int | None = None,
     progress: Progress | None = None,
     index: str | Path | None = None,
+    mode: str = "exact",
+    shortlist: str | int = SHORTLIST,
     ranks: Ranks = ALONE,
 ) -> Scores | list[Scores]:
     """Score all segments of a text by the model's certainty about a question (XL3M, arXiv 2405.17755).
@@ -77,7 +81,11 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
             model and way of cutting; questions asked one by one share it, but not with questions asked together.
         batch: segments per forward pass; None = by the device's free memory.
         progress: called as work goes on.
-        index: a directory that keeps what is made of a text once for all questions; None = the run directory.
+        index: a directory that keeps what is made of a text once for all questions (tokens, sketch); None = the run
+            directory.
+        mode: "exact" scores all segments. "sketch" and "bm25" score only those that a sketch of the text's keys, or
+            the question's words, find promising; scores of the others are infinite.
+        shortlist: how many those are: "1%", or a number of segments.
         ranks: from `npukv.parallel.ranks.join`, where several processes share the work. All of them make the same call
             and get the same result, to the bit the same as one process's.
 
@@ -91,7 +99,27 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
     >>> scores.ranking()[:4]
     """
     asked = (question,) if isinstance(question, str) else tuple(question)
-    tokens = as_tokens(lm, text, progress, index or run, ranks)
+    tokens = as_tokens(lm, text, progress, index or run, ranks, keep=mode == "sketch")
+    if len(asked) > 1 and check_mode(mode) != "exact":  # each has a shortlist of its own
+        return [
+            score_segments(
+                lm,
+                tokens,
+                one,
+                segment=segment,
+                overlap=overlap,
+                measure=measure,
+                horizon=horizon,
+                answer_prefix=answer_prefix,
+                run=run,
+                batch=batch,
+                progress=progress,
+                mode=mode,
+                shortlist=shortlist,
+                ranks=ranks,
+            )
+            for one in asked
+        ]
     plan = make_plan(
         lm,
         tokens,
@@ -106,15 +134,16 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
     entropies = np.full((len(asked), len(plan.segments), plan.horizon), np.nan, dtype=np.float32)
     likelihoods = np.full((len(asked), len(plan.segments)), np.nan, dtype=np.float32)
     fresh = [0] * len(asked)
-    parts = list(stream_scores(lm, plan, run=run, batch=batch, progress=progress, ranks=ranks))
-    for part in gather_batches(plan, parts, len(plan.segments), progress, ranks):
+    only = find_shortlist(lm, plan, mode, shortlist, ranks=ranks, progress=progress)
+    parts = list(stream_scores(lm, plan, run=run, batch=batch, progress=progress, only=only, ranks=ranks))
+    for part in gather_batches(plan, parts, len(plan.segments) if only is None else len(only), progress, ranks):
         rows = list(part.segments)
         entropies[part.question, rows] = part.measured.entropies
         likelihoods[part.question, rows] = part.measured.question
         fresh[part.question] += 0 if part.resumed else len(rows)
     seconds = time.perf_counter() - started
     results = [
-        Scores(asked[i], plan.segments, Measured(entropies[i], likelihoods[i]), measure, seconds, fresh[i])
+        Scores(asked[i], plan.segments, Measured(entropies[i], likelihoods[i]), measure, seconds, fresh[i], only)
         for i in range(len(asked))
     ]
     return results[0] if isinstance(question, str) else results
@@ -126,17 +155,20 @@ def as_tokens(
     progress: Progress | None = None,
     folder: str | Path | None = None,
     ranks: Ranks = ALONE,
+    keep: bool = False,
 ) -> Tokens:
-    """The text's tokens, from the token store in `folder` where there is one and the text is long.
+    """The text's tokens, from the token store in `folder` where the text is long, or more is to be kept beside it.
 
     Raises:
         InputError: there are none.
     """
     if isinstance(text, str):
         tell = None if progress is None else lambda *at: progress("tokenise", *at)
-        if ranks.size > 1 or (folder is not None and len(text) > PART):
+        if ranks.size > 1 or (folder is not None and (keep or len(text) > PART)):
             with _shared_folder(folder, ranks) as place:
                 text = open_tokens(lm.tokenizer, text, place, ranks=ranks, progress=tell)
+            if folder is None:
+                text = replace(text, folder=None)
         else:
             text = tokenize(lm.tokenizer, text, tell)
     if not len(text):
@@ -203,6 +235,9 @@ def stream_scores(
                 measured = Measured(np.stack([e for e, _ in found.values()]), np.array([q for _, q in found.values()]))
                 yield ScoredBatch(i, tuple(found), measured, resumed=True)
         size = batch or _remembered_size(journal) or _default_size(lm, plan)
+        if only is not None and batch is None:  # no small batch at the end: for few segments it would count
+            batches = max(1, round(len(wanted) / size))
+            size = max(1, -(-len(wanted) // batches))
         # All ranks take rank 0's size, so that the batches, and with them the scores' last bits, are the same for any
         # number of ranks; and share what is left.
         ranks.note(0, last=True)

@@ -27,6 +27,7 @@ class Scores:
         measure: name of the measure `values` uses.
         seconds: wall time of the scoring.
         scored: segments scored now; the others came from the journal.
+        shortlist: the segments that were scored at all, ascending; None = all.
     """
 
     asked: str
@@ -35,13 +36,20 @@ class Scores:
     measure: str = measures.DEFAULT
     seconds: float = 0.0
     scored: int = 0
+    shortlist: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.segments)
 
     def by(self, measure: str) -> np.ndarray:
-        """float64 [n] by the measure of that name, lower = more relevant."""
-        return MEASURES[measures.check(measure)](self.measured)
+        """float64 [n] by the measure of that name, lower = more relevant; infinite where nothing was scored."""
+        function = MEASURES[measures.check(measure)]
+        if self.shortlist is None:
+            return function(self.measured)
+        values = np.full(len(self), np.inf)
+        rows = self.shortlist
+        values[rows] = function(Measured(self.measured.entropies[rows], self.measured.question[rows]))
+        return values
 
     @property
     def values(self) -> np.ndarray:
@@ -73,7 +81,7 @@ class Scores:
         return np.argsort(self.values, kind="stable")
 
     def records(self) -> list[dict[str, Any]]:
-        """One plain dictionary per segment, in the text's order."""
+        """One plain dictionary per segment that was scored, in the text's order."""
         columns = {name: self.by(name) for name in MEASURES}
         return [
             {
@@ -83,7 +91,8 @@ class Scores:
                 "score": float(columns[self.measure][i]),
                 **{name: float(column[i]) for name, column in columns.items()},
             }
-            for i, segment in enumerate(self.segments)
+            for i in (range(len(self)) if self.shortlist is None else self.shortlist)
+            for segment in [self.segments[i]]
         ]
 
     def save(self, path: str | Path) -> None:

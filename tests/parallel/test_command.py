@@ -68,7 +68,9 @@ def test_a_killed_rank_costs_no_more_than_a_restart(ask: list[str], expected: di
         while not (run / "scores-1.sqlite").exists():
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.01)
-        ranks = [child for child in children(process.pid) if b"npukv.cli" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        ranks = [
+            child for child in children(process.pid) if b"npukv.cli" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
         assert len(ranks) == 2
         os.kill(ranks[-1], signal.SIGKILL)
         out, err = process.communicate(timeout=120)

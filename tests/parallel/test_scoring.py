@@ -196,3 +196,25 @@ def test_one_bar_for_all(llama: Any, text: str, start: Callable[..., Any]) -> No
     assert scored == sorted(scored)
     assert scored[-1] == tokens
     assert ("tokenise", len(text), len(text)) in first
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_same_sketch_and_shortlist_for_any_number_of_ranks(
+    llama: Any, text: str, tmp_path: Path, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    from npukv.relevance import sketch
+
+    monkeypatch.setattr(sketch, "WINDOW", 64)
+    monkeypatch.setattr(sketch, "PART", 4)
+    options: dict[str, Any] = {"mode": "sketch", "shortlist": 9}
+    expected = npukv.score_segments(llama, text, QUESTIONS, **OPTIONS | options)
+    for size in (2, 3):
+        folder = tmp_path / str(size)
+        work = scoring(llama, text, QUESTIONS, folder if keep else None, **options)
+        for found, fresh in start(size, work).wait():
+            assert found == bits(expected)
+            assert fresh == [9, 9]
+        if keep:
+            parts = sorted(path.name for path in folder.glob("tokens-*/sketch-*/codes-*"))
+            assert len(parts) == -(-len(llama.encode(text)) // 256)
+            assert not any(name.endswith("partial") for name in parts)

@@ -1,0 +1,94 @@
+"""Which segments are worth scoring: all of them, or those a cheaper look finds promising."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from npukv.errors import InputError
+from npukv.language_model import LanguageModel
+from npukv.parallel.ranks import ALONE, Ranks
+from npukv.relevance.plan import Plan
+
+MODES = ("exact", "sketch", "bm25")
+#: Of the segments, in the modes that take a cheaper look first.
+SHORTLIST = "1%"
+
+Progress = Callable[[str, int, int], None]
+
+
+def check_mode(mode: str) -> str:
+    """The mode itself, if it is one.
+
+    Raises:
+        InputError: it is not.
+    """
+    if mode not in MODES:
+        raise InputError(f"got mode {mode!r}, expected one of: {', '.join(MODES)}")
+    return mode
+
+
+def shortlist_size(wanted: str | int, segments: int) -> int:
+    """How many of so many segments "1%", "0.5%" or "200" (or 200) are: at least one.
+
+    Raises:
+        InputError: anything else.
+    """
+    text = str(wanted).strip()
+    try:
+        share = float(text[:-1]) / 100 * segments if text.endswith("%") else float(int(text))
+    except ValueError:
+        share = 0.0
+    if not 0 < share < float("inf"):
+        raise InputError(f"got a shortlist of {wanted!r}, expected a share such as 1% or a number of segments")
+    return min(segments, max(1, round(share)))
+
+
+def shortlist(
+    lm: LanguageModel,
+    plan: Plan,
+    mode: str,
+    wanted: str | int = SHORTLIST,
+    *,
+    ranks: Ranks = ALONE,
+    progress: Progress | None = None,
+) -> np.ndarray | None:
+    """The segments to score for the plan's one question, ascending; None = all.
+
+    Raises:
+        InputError: an unknown mode or size, or a library that is missing.
+    """
+    if check_mode(mode) == "exact":
+        return None
+    count = shortlist_size(wanted, len(plan.segments))
+    distances = sketch_distances(lm, plan, ranks, progress) if mode == "sketch" else bm25_distances(lm, plan, ranks)
+    return np.sort(np.argsort(distances, kind="stable")[:count])
+
+
+def sketch_distances(
+    lm: LanguageModel, plan: Plan, ranks: Ranks = ALONE, progress: Progress | None = None
+) -> np.ndarray:
+    """By the key-key sketch, which is built first if it is not there; see `npukv.relevance.sketch.search`."""
+    from npukv.relevance.sketch import open_sketch, search
+
+    sketch = open_sketch(lm, plan.tokens, ranks=ranks, progress=progress)
+    return search(lm, sketch, plan.prompts[0], plan.segments, ranks=ranks)
+
+
+def bm25_distances(lm: LanguageModel, plan: Plan, ranks: Ranks = ALONE) -> np.ndarray:
+    """By the words a segment shares with the question (BM25, by the bm25s library), on rank 0."""
+    found = None
+    if ranks.first:
+        try:
+            import bm25s
+        except ModuleNotFoundError:
+            raise InputError(
+                "mode bm25 needs the bm25s library, which is missing; install it with pip install 'npukv[eval]'"
+            ) from None
+        texts = lm.tokenizer.batch_decode([plan.tokens.ids[part.start : part.end] for part in plan.segments])
+        words = bm25s.tokenize([plan.asked[0]], stopwords="en", return_ids=False, show_progress=False)[0]
+        index = bm25s.BM25()
+        index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+        found = -np.asarray(index.get_scores(words), dtype=np.float64)
+    return ranks.agree(found, "search the words")

@@ -1,0 +1,306 @@
+"""A sketch of a text: sign bits of every token's key in one early layer, made once, searched for every question.
+
+Segments whose tokens' keys resemble the question's are promising; only those are then scored by the whole model. The
+sketch is built in one pass through the first layers. Keys are compared with keys (not queries): the question is read
+alone, through the same layers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from npukv.errors import ModelError
+from npukv.language_model import LanguageModel
+from npukv.parallel.ranks import ALONE, Ranks
+from npukv.parallel.share import shares
+from npukv.parallel.tokens import explained
+from npukv.prompt import Prompt
+from npukv.relevance.cut import Segment, Windows
+from npukv.relevance.journal import fingerprint
+from npukv.text import Tokens
+
+#: Sign bits per key and KV head; 32 lost two needles of forty.
+BITS = 128
+#: Tokens read together when the sketch is built; independent of how the text is cut into segments.
+WINDOW = 512
+#: Windows per part: what is written, and lost by a kill, at once.
+PART = 512
+#: Windows, evenly spaced, whose mean key stands for the text's.
+SAMPLE = 256
+#: Signs unpacked at once in a search.
+CHUNK = 1 << 27
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Sketch:
+    """Codes of a text's tokens, in parts of PART x WINDOW tokens.
+
+    Attributes:
+        layer: the layer whose keys are coded.
+        mean: the text's mean key, float32 [Hkv, D].
+        rotation: float32 [D, BITS], orthogonal within each D columns.
+        folder: where parts are kept, one file each; None = in memory alone.
+        parts: codes at hand on the device, uint8 [tokens, Hkv, BITS / 8], bit j of byte i = sign of column 8 i + j.
+    """
+
+    layer: int
+    mean: torch.Tensor
+    rotation: torch.Tensor
+    tokens: int
+    folder: Path | None = None
+    parts: dict[int, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def encode(self, keys: torch.Tensor) -> torch.Tensor:
+        """Keys [..., Hkv, D] -> codes uint8 [..., Hkv, BITS / 8]."""
+        signs = ((keys.float() - self.mean) @ self.rotation > 0).unflatten(-1, (BITS // 8, 8))
+        weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=keys.device)
+        return (signs * weights).sum(-1, dtype=torch.uint8)
+
+    def file(self, part: int) -> Path | None:
+        return None if self.folder is None else self.folder / f"codes-{part:06d}"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of one token's codes."""
+        return self.mean.shape[0], BITS // 8
+
+    def codes(self, start: int, end: int) -> torch.Tensor:
+        """Codes of tokens [start, end), on the device."""
+        size = PART * WINDOW
+        pieces = []
+        for part in range(start // size, -(-end // size)):
+            first = part * size
+            pieces.append(self.part(part)[max(0, start - first) : end - first])
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def part(self, index: int) -> torch.Tensor:
+        """A part's codes, from its file if need be; kept on the device from then on."""
+        if index not in self.parts:
+            path = self.file(index)
+            count = min(PART * WINDOW, self.tokens - index * PART * WINDOW)
+            if path is None:
+                raise KeyError(f"part {index} of the sketch was never built")
+            with explained(path):
+                read = np.fromfile(path, np.uint8).reshape(count, *self.shape)
+            self.parts[index] = torch.from_numpy(read).to(self.mean.device)
+        return self.parts[index]
+
+
+def open_sketch(lm: LanguageModel, tokens: Tokens, *, ranks: Ranks = ALONE, progress: Progress | None = None) -> Sketch:
+    """The text's sketch by this model: at hand, or from the folder of the token store, or built now.
+
+    Each rank builds its share of the parts. Parts appear whole or not at all: a build that was killed goes on where
+    it stopped, with any number of ranks.
+
+    Raises:
+        ModelError: the model's layers have no key projection of their own; RunError: the folder cannot be written.
+    """
+    key = fingerprint(lm.fingerprint, lm.device.name, BITS, WINDOW)[:16]
+    kept = tokens.sketches.get(key)
+    if kept is not None:
+        return kept
+    folder = None if tokens.folder is None else tokens.folder / f"sketch-{key}"
+    sketch = _settle(lm, tokens, folder, ranks)
+    count = -(-len(tokens) // (PART * WINDOW))
+    with ThreadPoolExecutor(2) as writers:
+        there = [i for i in range(count) if (path := sketch.file(i)) is not None and path.exists()]
+        missing = sorted(set(range(count)) - set(ranks.agree(there, "share the sketch")))
+        share = shares([1] * len(missing), ranks.size)[ranks.rank] if folder is not None else range(len(missing))
+        writing: list[Future[None]] = []
+        for done, i in enumerate(share):
+            part = missing[i]
+            sketch.parts[part] = _build_part(lm, tokens, sketch, part)
+            if folder is not None:
+                writing.append(writers.submit(_write, sketch, part))
+            ranks.note((done + 1) * PART * WINDOW, last=True)
+            if progress is not None:
+                progress("sketch", min((part + 1) * PART * WINDOW, len(tokens)), len(tokens))
+        for written in writing:
+            written.result()
+    ranks.meet("finish the sketch")
+    tokens.sketches[key] = sketch
+    return sketch
+
+
+def _settle(lm: LanguageModel, tokens: Tokens, folder: Path | None, ranks: Ranks) -> Sketch:
+    """What all parts share: decided by rank 0 and kept, because another machine's would differ in the last bits."""
+    layer = lm.model.config.get_text_config().num_hidden_layers // 4
+    place = lm.device.torch_device
+    path = None if folder is None else folder / "common.npz"
+    arrays: dict[str, np.ndarray] | None = None
+    if ranks.first:
+        if path is not None and path.exists():
+            with explained(path), np.load(path) as found:
+                arrays = dict(found)
+        else:
+            mean = _mean_key(lm, tokens, layer)
+            arrays = {"mean": mean, "rotation": _rotation(mean.shape[1])}
+            if path is not None:
+                with explained(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    partial = path.with_name("partial-" + path.name)
+                    np.savez(partial, **arrays)  # type: ignore[arg-type]
+                    os.replace(partial, path)
+    arrays = ranks.agree(arrays, "begin the sketch")
+    mean, rotation = (torch.from_numpy(arrays[name]).to(place) for name in ("mean", "rotation"))
+    return Sketch(layer, mean, rotation, len(tokens), folder)
+
+
+def _rotation(width: int) -> np.ndarray:
+    """Random orthogonal columns, float32 [width, BITS]."""
+    generator = np.random.default_rng(0)
+    blocks = [np.linalg.qr(generator.standard_normal((width, width)))[0] for _ in range(-(-BITS // width))]
+    return np.concatenate(blocks, axis=1)[:, :BITS].astype(np.float32)
+
+
+def _mean_key(lm: LanguageModel, tokens: Tokens, layer: int) -> np.ndarray:
+    """Mean key of evenly spaced windows, float32 [Hkv, D]."""
+    windows = Windows(len(tokens), WINDOW, 0, lambda start, end: (0, 0))
+    chosen = np.unique(np.linspace(0, len(windows) - 1, min(SAMPLE, len(windows))).round().astype(int))
+    starts = [windows.start(int(i)) for i in chosen]
+    means = []
+    for at in range(0, len(starts), 64):
+        ids = np.stack([tokens.ids[start : start + windows.length] for start in starts[at : at + 64]])
+        means += [*early_keys(lm, ids, layer).float().mean(1)]  # [Hkv, D] per window
+    return torch.stack(means).mean(0).cpu().numpy()
+
+
+def _build_part(lm: LanguageModel, tokens: Tokens, sketch: Sketch, part: int) -> torch.Tensor:
+    """Codes uint8 [tokens of the part, Hkv, BITS / 8]."""
+    start = part * PART * WINDOW
+    ids = np.asarray(tokens.ids[start : start + PART * WINDOW])
+    whole = len(ids) // WINDOW * WINDOW
+    pieces = []
+    rows = max(1, lm.device.batch_tokens // WINDOW)
+    for at in range(0, whole, rows * WINDOW):
+        window = ids[at : min(at + rows * WINDOW, whole)].reshape(-1, WINDOW)
+        pieces.append(sketch.encode(early_keys(lm, window, sketch.layer)).flatten(0, 1))
+    if whole < len(ids):
+        pieces.append(sketch.encode(early_keys(lm, ids[None, whole:], sketch.layer)).flatten(0, 1))
+    return torch.cat(pieces)
+
+
+def _write(sketch: Sketch, part: int) -> None:
+    path = sketch.file(part)
+    if path is None:
+        return
+    with explained(path):
+        partial = path.with_suffix(".partial")
+        sketch.parts[part].cpu().numpy().tofile(partial)
+        os.replace(partial, path)
+
+
+class _Reached(Exception):
+    """The forward pass has come to the layer whose keys are wanted."""
+
+
+@torch.inference_mode()
+def early_keys(lm: LanguageModel, ids: np.ndarray, layer: int, head: Sequence[int] | None = None) -> torch.Tensor:
+    """Keys of a layer before position is turned into them, [b, T, Hkv, D], of ids [b, T] read after `head`.
+
+    The forward pass ends at that layer's key projection.
+
+    Args:
+        head: tokens before the ids; None = the beginning of sequence, for models that have one of its own.
+
+    Raises:
+        ModelError: the model has no such projection.
+    """
+    attention = _attention(lm, layer)
+    before = _beginning(lm) if head is None else tuple(head)
+    body = torch.from_numpy(ids.astype(np.int64)).to(lm.device.torch_device)
+    given = torch.cat([body.new_tensor(before).expand(len(body), -1), body], dim=1)
+    reached: list[torch.Tensor] = []
+
+    def stop(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        reached.append(output)
+        raise _Reached
+
+    hook = attention.k_proj.register_forward_hook(stop)
+    try:
+        lm.model(given, use_cache=False, logits_to_keep=1)
+    except _Reached:
+        return reached[0][:, len(before) :].unflatten(-1, (-1, attention.head_dim))
+    finally:
+        hook.remove()
+    raise ModelError(f"{lm.name}: its forward pass never reached layer {layer}; take --mode exact or bm25")
+
+
+def _attention(lm: LanguageModel, layer: int) -> Any:
+    for name, module in lm.model.named_modules():
+        if name.endswith(f"layers.{layer}.self_attn") and hasattr(module, "k_proj") and hasattr(module, "head_dim"):
+            return module
+    raise ModelError(
+        f"{lm.name}: is a {lm.model.config.model_type} model, expected one whose layers have a k_proj of their own, "
+        "which a sketch is made from; take --mode exact or bm25"
+    )
+
+
+def _beginning(lm: LanguageModel) -> tuple[int, ...]:
+    from npukv.prompt import build_prompt
+
+    return build_prompt(lm.tokenizer, "?").head
+
+
+def search(
+    lm: LanguageModel, sketch: Sketch, prompt: Prompt, segments: Sequence[Segment], *, ranks: Ranks = ALONE
+) -> np.ndarray:
+    """Distance of every segment from the question, float64 [n], in bits; lower = more promising.
+
+    The mean over the question's tokens and KV heads of the smallest Hamming distance to any of the segment's tokens.
+    """
+    asked = np.array([prompt.after])
+    keys = early_keys(lm, asked, sketch.layer, prompt.head)[0, : len(prompt.question)]
+    bits = unpack(sketch.encode(keys), lm.model.dtype).transpose(0, 1)  # [Hkv, Q, BITS]
+    share = shares(np.ones(len(segments)), ranks.size)[ranks.rank]
+    length = segments[0].end - segments[0].start
+    distances = []
+    most = CHUNK // (sketch.shape[0] * BITS)
+    for first, last, stride in _runs(segments, share, length, most):
+        start = _start(segments, first)
+        codes = sketch.codes(start, _start(segments, last - 1) + length)
+        distances.append(_distances(codes, bits, last - first, length, stride))
+    found = torch.cat(distances).double().cpu().numpy() if distances else np.empty(0)
+    gathered = ranks.gather(found.tobytes(), "gather the sketch's distances")
+    return np.concatenate([np.frombuffer(data, np.float64) for data in gathered])
+
+
+def _start(segments: Sequence[Segment], index: int) -> int:
+    return segments.start(index) if isinstance(segments, Windows) else segments[index].start
+
+
+def _runs(segments: Sequence[Segment], share: range, length: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """(first, last, stride) of runs of evenly spaced segments, of about `most` tokens at most."""
+    first = share.start
+    while first < share.stop:
+        stride = _start(segments, first + 1) - _start(segments, first) if first + 1 < share.stop else 1
+        last = min(share.stop, first + max(2, (most - length) // max(1, stride)))
+        if _start(segments, last - 1) - _start(segments, first) != (last - 1 - first) * stride:
+            last -= 1  # the text's last segment is moved back to its end
+        yield first, last, stride
+        first = last
+
+
+def unpack(codes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """uint8 [..., BITS / 8] -> [..., BITS] of -1 and 1; products of them are exact in 16-bit types, too."""
+    bytes_ = torch.arange(256, device=codes.device)
+    table = ((bytes_[:, None] >> torch.arange(8, device=codes.device)) & 1).to(dtype) * 2 - 1
+    return table[codes.int()].flatten(-2)
+
+
+def _distances(codes: torch.Tensor, bits: torch.Tensor, count: int, length: int, stride: int) -> torch.Tensor:
+    """float32 [count] of segments that begin every `stride` tokens of codes uint8 [n, Hkv, BITS / 8]."""
+    near = unpack(codes, bits.dtype).transpose(0, 1) @ bits.transpose(1, 2)  # [Hkv, n, Q], BITS - 2 x distance
+    heads, _, asked = near.shape
+    windows = near.as_strided((heads, count, length, asked), (near.stride(0), stride * asked, asked, 1))
+    return (BITS - windows.amax(2).float().mean((0, 2))) / 2

@@ -1,0 +1,227 @@
+"""The sketch against slow and plain ways of saying it; built once, by any number of ranks, whatever is killed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import npukv
+from npukv.errors import InputError, ModelError, RunError
+from npukv.parallel.tokens import open_tokens
+from npukv.relevance import sketch as module
+from npukv.relevance.plan import make_plan
+from npukv.relevance.shortlist import shortlist, shortlist_size
+from npukv.relevance.sketch import BITS, early_keys, open_sketch, search, unpack
+from npukv.text import tokenize
+
+QUESTION = "Who went up?"
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WINDOW", 64)
+    monkeypatch.setattr(module, "PART", 4)
+    monkeypatch.setattr(module, "CHUNK", 20_000)
+
+
+@pytest.fixture
+def deep(save_model: Callable[..., Path]) -> Any:
+    return npukv.load(save_model("llama", num_hidden_layers=5), device="cpu", dtype="float32")
+
+
+def test_early_keys_are_the_projections_of_the_layer(deep: Any) -> None:
+    """Against transformers' own hidden states."""
+    ids = np.arange(2, 42).reshape(2, 20)
+    with torch.inference_mode():
+        states = deep.model(torch.from_numpy(ids), output_hidden_states=True).hidden_states
+        for layer in (0, 1, 3):
+            block = deep.model.model.layers[layer]
+            expected = block.self_attn.k_proj(block.input_layernorm(states[layer])).view(2, 20, 2, 16)
+            torch.testing.assert_close(early_keys(deep, ids, layer, ()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_later_layers_do_not_run(deep: Any) -> None:
+    ran: list[int] = []
+    hooks = [
+        block.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
+        for i, block in enumerate(deep.model.model.layers)
+    ]
+    early_keys(deep, np.array([[5, 6, 7]]), 1)
+    for hook in hooks:
+        hook.remove()
+    assert ran == [0, 1]
+
+
+def test_codes_are_signs(deep: Any, text: str) -> None:
+    tokens = tokenize(deep.tokenizer, text)
+    sketch = open_sketch(deep, tokens)
+    assert sketch.layer == 1
+    codes = sketch.codes(0, len(tokens))
+    assert codes.shape == (len(tokens), 2, BITS // 8)
+    assert codes.dtype == torch.uint8
+    for start, end in ((0, 64), (64, 128), (len(tokens) // 64 * 64, len(tokens))):
+        keys = early_keys(deep, tokens.ids[None, start:end], 1)[0].float()
+        expected = torch.where((keys - sketch.mean) @ sketch.rotation > 0, 1.0, -1.0)
+        assert torch.equal(unpack(codes[start:end], torch.float32), expected)
+    gram = sketch.rotation[:, :16].T @ sketch.rotation[:, :16]
+    torch.testing.assert_close(gram, torch.eye(16), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("length", "overlap"), [(51, 8), (64, 0), (30, 29), (1, 0)])
+def test_search_is_the_mean_of_the_nearest(deep: Any, text: str, length: int, overlap: int) -> None:
+    tokens = tokenize(deep.tokenizer, text[:2500])
+    plan = make_plan(deep, tokens, (QUESTION,), segment=length, overlap=overlap)
+    sketch = open_sketch(deep, tokens)
+    found = search(deep, sketch, plan.prompts[0], plan.segments)
+    prompt = plan.prompts[0]
+    asked = sketch.encode(early_keys(deep, np.array([prompt.after]), 1, prompt.head)[0]).numpy()
+    codes = sketch.codes(0, len(tokens)).numpy()
+    for segment, distance in zip(plan.segments, found, strict=True):
+        inside = codes[segment.start : segment.end]
+        flips = np.unpackbits(inside[:, None] ^ asked[None], axis=-1).sum(-1)  # [tokens, asked, heads]
+        assert distance == pytest.approx(flips.min(0).mean(), abs=1e-4)
+
+
+def test_kept_beside_the_tokens_and_found_again(
+    deep: Any, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_tokens(deep.tokenizer, text, tmp_path)
+    built = open_sketch(deep, first)
+    assert open_sketch(deep, first) is built
+    again = open_tokens(deep.tokenizer, text, tmp_path)
+    monkeypatch.setattr(module, "_build_part", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(module, "_mean_key", lambda *_: pytest.fail("built again"))
+    found = open_sketch(deep, again)
+    assert torch.equal(found.codes(0, len(again)), built.codes(0, len(first)))
+
+
+def test_another_model_has_a_sketch_of_its_own(deep: Any, llama: Any, text: str, tmp_path: Path) -> None:
+    tokens = open_tokens(deep.tokenizer, text, tmp_path)
+    assert open_sketch(deep, tokens).folder != open_sketch(llama, tokens).folder
+
+
+def test_a_killed_build_goes_on(deep: Any, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = open_sketch(deep, tokenize(deep.tokenizer, text))
+    tokens = open_tokens(deep.tokenizer, text, tmp_path)
+    real, built = module._build_part, []
+
+    def dying(lm: Any, tokens: Any, sketch: Any, part: int) -> Any:
+        if len(built) == 3:
+            raise KeyboardInterrupt
+        built.append(part)
+        return real(lm, tokens, sketch, part)
+
+    monkeypatch.setattr(module, "_build_part", dying)
+    with pytest.raises(KeyboardInterrupt):
+        open_sketch(deep, tokens)
+    again: list[int] = []
+    monkeypatch.setattr(module, "_build_part", lambda *args: again.append(args[3]) or real(*args))
+    found = open_sketch(deep, tokens)
+    assert len(built) == 3
+    assert again
+    assert not set(built) & set(again)
+    assert torch.equal(found.codes(0, len(tokens)), expected.codes(0, len(tokens)))
+
+
+def test_a_damaged_part_is_refused(deep: Any, text: str, tmp_path: Path) -> None:
+    sketch = open_sketch(deep, open_tokens(deep.tokenizer, text, tmp_path))
+    path = sketch.file(1)
+    path.write_bytes(path.read_bytes()[:-1])
+    found = open_sketch(deep, open_tokens(deep.tokenizer, text, tmp_path))
+    with pytest.raises(RunError, match="is damaged"):
+        found.codes(0, 600)
+
+
+def test_a_model_without_key_projections_is_refused(load_tiny: Callable[[str], Any], text: str) -> None:
+    with pytest.raises(ModelError, match=r"is a gpt2 model.*--mode exact"):
+        npukv.score_segments(load_tiny("gpt2"), text, QUESTION, mode="sketch")
+
+
+@pytest.mark.parametrize("mode", ["sketch", "bm25"])
+def test_the_shortlist_is_scored_exactly(deep: Any, text: str, tmp_path: Path, mode: str) -> None:
+    options: dict[str, Any] = {"segment": 40, "horizon": 2}
+    if mode == "bm25":
+        pytest.importorskip("bm25s")
+    every = npukv.score_segments(deep, text, QUESTION, **options)
+    short = npukv.score_segments(deep, text, QUESTION, mode=mode, shortlist=7, run=tmp_path, **options)
+    rows = short.shortlist
+    assert len(rows) == short.scored == 7
+    assert list(rows) == sorted(rows)
+    np.testing.assert_allclose(short.values[rows], every.values[rows], atol=1e-3)
+    assert np.isinf(short.values).sum() == len(every) - 7
+    assert set(short.ranking()[:7]) == set(rows)
+    assert [record["segment"] for record in short.records()] == list(rows)
+    # the exact mode takes over what there is
+    rest = npukv.score_segments(deep, text, QUESTION, run=tmp_path, **options)
+    assert rest.scored == len(every) - 7
+    np.testing.assert_allclose(rest.values, every.values, atol=1e-3)
+
+
+def test_several_questions_have_a_shortlist_each(deep: Any, text: str) -> None:
+    asked = [QUESTION, "What is the name of the place, then?"]
+    tokens = tokenize(deep.tokenizer, text)
+    both = npukv.score_segments(deep, tokens, asked, mode="sketch", shortlist="10%", segment=40)
+    for scores, question in zip(both, asked, strict=True):
+        alone = npukv.score_segments(deep, tokens, question, mode="sketch", shortlist="10%", segment=40)
+        assert np.array_equal(scores.shortlist, alone.shortlist)
+        assert np.array_equal(scores.values, alone.values)
+    assert not np.array_equal(both[0].shortlist, both[1].shortlist)
+
+
+def test_an_answer_never_rests_on_what_was_not_scored_but_as_a_neighbour(deep: Any, text: str) -> None:
+    options: dict[str, Any] = {"segment": 20, "overlap": 0, "max_new_tokens": 4, "mode": "sketch", "shortlist": 3}
+    given = npukv.answer(deep, text, QUESTION, keep="fill", **options)
+    assert len(given.segments) == 3
+    assert all(part.score is not None for part in given.segments)
+    wide = npukv.answer(deep, text, QUESTION, keep=1, neighbours=1, **options)
+    assert sorted(part.score is None for part in wide.segments) in ([False, True, True], [False, False, True])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count"), [("1%", 10), ("0.1%", 1), ("0.01%", 1), ("200", 200), (7, 7), ("100%", 1000), (5000, 1000)]
+)
+def test_shortlist_sizes(wanted: Any, count: int) -> None:
+    assert shortlist_size(wanted, 1000) == count
+
+
+@pytest.mark.parametrize("wanted", ["0", "0%", "-1", "few", "1.5", "%", "nan%", "inf%"])
+def test_wrong_shortlists_are_refused(llama: Any, text: str, wanted: str) -> None:
+    with pytest.raises(InputError, match="expected a share such as 1% or a number of segments"):
+        npukv.score_segments(llama, text, QUESTION, mode="sketch", shortlist=wanted)
+    with pytest.raises(InputError, match="expected a share such as 1% or a number of segments"):
+        npukv.answer(llama, text, QUESTION, mode="sketch", shortlist=wanted)
+
+
+def test_wrong_modes_are_refused(llama: Any, text: str) -> None:
+    for call in (npukv.score_segments, npukv.answer):
+        with pytest.raises(InputError, match="got mode 'quick', expected one of: exact, sketch, bm25"):
+            call(llama, text, QUESTION, mode="quick")
+
+
+def test_the_bundled_model_finds_its_needles(monkeypatch: pytest.MonkeyPatch, bible: str) -> None:
+    """Two facts among rivals: in the best tenth, and answered as by scoring everything."""
+    monkeypatch.undo()
+    lm = npukv.load(device="cpu", dtype="float32")
+    rng = random.Random(3)
+    lines = bible[:60_000].splitlines(keepends=True)
+    for name in ("heron", "anchor", *rng.sample(["copper", "walnut", "meadow", "saddle", "garden", "lantern"], 6)):
+        lines.insert(
+            rng.randrange(len(lines)),
+            f"One of the special magic numbers for {name} is: {len(name)}82{name.count('e')}7.\n",
+        )
+    tokens = tokenize(lm.tokenizer, "".join(lines))
+    for name in ("heron", "anchor"):
+        question = f"What is the special magic number for {name}?"
+        plan = make_plan(lm, tokens, (question,), segment=256, overlap=32)
+        held = {
+            segment.index
+            for segment in plan.segments
+            if f"for {name} is: {len(name)}82" in "".join(lines)[segment.char_start : segment.char_end]
+        }
+        assert held & set(shortlist(lm, plan, "sketch", "10%"))
