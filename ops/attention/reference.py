@@ -64,8 +64,9 @@ def partial_attention(
     if bias is not None:
         seen = seen & (bias > float("-inf"))[:, :, None]  # [B, Hkv, S, C]
     wide = torch.promote_types(query.dtype, torch.float32)
-    grouped = query.to(wide).unflatten(1, (kv_heads, -1))  # [B, Hkv, G, S, D]
-    scores = grouped @ key.to(wide)[:, :, None].transpose(-1, -2) * (width**-0.5 if scale is None else scale)
+    grouped = query.to(wide).reshape(len(query), kv_heads, -1, width)  # [B, Hkv, G S, D]
+    scores = grouped @ key.to(wide).transpose(-1, -2) * (width**-0.5 if scale is None else scale)
+    scores = scores.unflatten(2, (-1, queries))  # [B, Hkv, G, S, C]
     if bias is not None:
         scores = scores + bias[:, :, None, None]
     scores = scores.masked_fill(~seen[:, :, None], float("-inf"))
@@ -94,9 +95,9 @@ def indexed_attention(
     wide = torch.promote_types(query.dtype, torch.float32)
     named, rows = indices >= 0, indices.clamp(min=0).long()[..., None].expand(-1, -1, -1, query.shape[-1])
     present = value.gather(2, rows).to(wide).masked_fill(~named[..., None], 0)  # [B, Hkv, K, D]
-    grouped = query.to(wide).unflatten(1, (key.shape[1], -1))  # [B, Hkv, G, 1, D]
-    scores = grouped @ key.gather(2, rows).to(wide)[:, :, None].transpose(-1, -2)
-    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+    grouped = query.to(wide).reshape(len(query), key.shape[1], -1, query.shape[-1])  # [B, Hkv, G, D]
+    scores = grouped @ key.gather(2, rows).to(wide).transpose(-1, -2)
+    scores = scores[:, :, :, None] * (query.shape[-1] ** -0.5 if scale is None else scale)
     if bias is not None:
         scores = scores + bias.gather(2, rows[..., 0])[:, :, None, None]
     return _weighted(scores.masked_fill(~named[:, :, None, None], float("-inf")), present, query.dtype)
@@ -165,4 +166,5 @@ def _weighted(scores: torch.Tensor, value: torch.Tensor, dtype: torch.dtype) -> 
     """Scores [B, Hkv, G, S, K] (-inf = unseen) and values [B, Hkv, K, D] -> out [B, Hq, S, D], lse [B, Hq, S]."""
     lse = scores.logsumexp(-1)
     weights = (scores - lse.masked_fill(lse == float("-inf"), 0)[..., None]).exp()
-    return (weights @ value[:, :, None]).to(dtype).flatten(1, 2), lse.flatten(1, 2)
+    out = (weights.flatten(2, 3) @ value).unflatten(2, scores.shape[2:4])
+    return out.to(dtype).flatten(1, 2), lse.flatten(1, 2)
