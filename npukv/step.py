@@ -74,7 +74,10 @@ class Step:
 
     Attributes:
         fused, reason: whether the step goes through `npukv.fused`, and why (not).
+        logits: [B, V] of the last step; a captured step writes them to the same place every time.
     """
+
+    logits: torch.Tensor
 
     def __init__(
         self,
@@ -97,12 +100,12 @@ class Step:
 
     def __call__(self) -> None:
         if self.fused:
-            logits = fused.logits(self._network, self._cache, self._chooser.token, self._chooser.position)
+            self.logits = fused.logits(self._network, self._cache, self._chooser.token, self._chooser.position)
         else:
             mask = None
             if self._mask is not None and not self._frozen:
                 mask = self._mask[:, : self._cache.get_seq_length() + 1]
-            logits = self._network(
+            self.logits = self._network(
                 input_ids=self._chooser.token,
                 attention_mask=mask,
                 position_ids=self._chooser.position,
@@ -110,7 +113,7 @@ class Step:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-        self._chooser(logits)
+        self._chooser(self.logits)
 
 
 def can_freeze(network: Any, cache: Cache) -> tuple[bool, str]:

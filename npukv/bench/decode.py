@@ -1,0 +1,365 @@
+"""``npukv bench decode``: one decode step, by cache and length, beside transformers' own and the bytes it must move.
+
+Parity comes first: on a small random model the captured step, plain and fused, must say the tokens that the stock model
+says, and its logits in the card's type must be the stock model's up to rounding. Then every way of taking a step is
+timed over caches filled with random keys, and given beside its byte limit: the bytes of its weights and of what it
+attends to, at the rate this device copies memory, measured in the same run. The JSON holds all samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+#: Steps per sample and samples per contender.
+STEPS, SAMPLES = 5, 7
+WARM_UP = 4
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    options = _arguments(given)
+    import torch
+
+    from npukv.backends import select
+    from npukv.bench.models import random_network
+    from npukv.environment import environment
+
+    device = select(options.device)
+    on_card = device.captures
+    options.model = options.model or ("llama-2-7b" if on_card else "bundled")
+    dtype = getattr(torch, options.dtype) if options.dtype else device.default_dtype()
+    found: dict[str, Any] = {
+        "environment": environment(),
+        "device": device.description(),
+        "model": options.model,
+        "dtype": str(dtype).removeprefix("torch."),
+        "steps_per_sample": STEPS,
+        "failed": {},
+        "entries": [],
+    }
+    run = _Run(options, found)
+    device.prepare()
+    with torch.no_grad():
+        found["parity"] = run.section("parity", lambda: parity(device, dtype, options.parity_model))
+        if found["parity"] is None or not found["parity"]["ok"]:
+            run.write()
+            sys.exit(
+                "the captured step differs from the stock model, so no speed is given: " + json.dumps(found["parity"])
+            )
+        found["copy_bytes_per_second"] = run.section("copy rate", lambda: copy_rate(device))
+        if options.model == "bundled":
+            from npukv.language_model import load
+
+            network = load(None, device, dtype).model
+            network.set_attn_implementation("sdpa")
+        else:
+            network = random_network(options.model, device, dtype)
+        lengths = options.lengths or ([32768, 131072, 8192] if on_card else [1500])
+        if on_card:
+            found["kernels"] = run.section("kernels", lambda: kernel_rates(network, device))
+        for length in lengths:
+            for name, make in contenders(network, device, length, options):
+                entry = run.section(
+                    f"{name} at {length:,}",
+                    partial(measure, name, make, network, device, length, found["copy_bytes_per_second"]),
+                )
+                device.release_memory()
+                if entry is not None:
+                    found["entries"].append(entry)
+                    print(_line(entry, found["entries"]), flush=True)
+    run.write()
+    _print(found)
+
+
+class _Run:
+    """Sections under one limit of time: an error in one is kept and told, the others run."""
+
+    def __init__(self, options: argparse.Namespace, found: dict[str, Any]) -> None:
+        self._options, self._found = options, found
+        self._started = time.perf_counter()
+
+    def section(self, name: str, work: Callable[[], Any]) -> Any:
+        elapsed = time.perf_counter() - self._started
+        if elapsed > self._options.seconds:
+            self._found["failed"][name] = f"left out: {elapsed:.0f} s had passed (--seconds)"
+            return None
+        try:
+            return work()
+        except Exception as error:
+            self._found["failed"][name] = f"{type(error).__name__}: {error}"
+            print(f"{name}: {traceback.format_exc()}", file=sys.stderr)
+            return None
+        finally:
+            self._found.setdefault("seconds", {})[name] = time.perf_counter() - self._started - elapsed
+            self.write()
+
+    def write(self) -> None:
+        if self._options.out is not None:
+            from npukv.evaluation.summary import write_json
+
+            write_json(self._options.out, self._found)
+
+
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="npukv bench decode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=["bundled", "llama-2-7b", "llama-3-8b", "small", "tiny"])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: the device's fastest")
+    parser.add_argument("--lengths", type=lambda text: [int(part) for part in text.split(",")], help="comma-separated")
+    parser.add_argument("--only", help="contenders whose names begin so, comma-separated")
+    parser.add_argument("--keep", type=float, default=0.25, help="share of the tokens the clustered cache keeps")
+    parser.add_argument("--select", type=float, default=0.015625, help="share the hashed cache attends to")
+    parser.add_argument("--compiled-at", type=int, default=32768, help="length the compiled stock step is measured at")
+    parser.add_argument("--parity-model", default="tiny", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=140, help="begin no section after that many")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    return parser.parse_args(given)
+
+
+def contenders(network: Any, device: Any, length: int, options: argparse.Namespace) -> list[tuple[str, Any]]:
+    """(name, makes a Contender), in the order measured."""
+    import npukv
+    from npukv.bench.contenders import Compiled, Npukv, Stock
+    from npukv.cache.preallocated import PreallocatedCache
+
+    def full(config: Any, room: int) -> Any:
+        return PreallocatedCache.for_config(config, room)
+
+    def clustered(config: Any, room: int) -> Any:
+        return npukv.ClusteredCache(config, keep=options.keep)
+
+    def hashed(config: Any, room: int) -> Any:
+        return npukv.HashedCache(config, budget=max(64, round(options.select * length)))
+
+    def ours(make: Any, fuse: bool | None = None) -> Callable[[], Any]:
+        return lambda: Npukv(network, device, length, make, fuse)
+
+    found: list[tuple[str, Any]] = [("full", ours(full))]
+    if device.captures:
+        found.append(("full, modules as they are", ours(full, False)))
+    found += [
+        (f"hashed, {options.select:.2%}", ours(hashed)),
+        (f"clustered, {options.keep:.0%}", ours(clustered)),
+        ("stock", lambda: Stock(network, device, length)),
+    ]
+    if device.captures and length == options.compiled_at:
+        found += [
+            (f"stock static compiled, {layers} layers", partial(Compiled, network, device, length, layers))
+            for layers in (4, 8)
+            if layers <= network.config.num_hidden_layers
+        ]
+    wanted = options.only.split(",") if options.only else [""]
+    return [(name, make) for name, make in found if name.startswith(tuple(wanted))]
+
+
+def measure(name: str, make: Any, network: Any, device: Any, length: int, copy_rate: float | None) -> dict[str, Any]:
+    """Time the contender's steps, in seconds per step, and weigh its cache."""
+    from npukv.bench.contenders import bytes_per_step
+
+    device.synchronize()
+    device.release_memory()
+    free = device.free_memory()
+    contender = make()
+    try:
+        for _ in range(WARM_UP):
+            contender.step()
+        device.synchronize()
+        taken = free - device.free_memory()
+        samples = []
+        for _ in range(SAMPLES):
+            started = time.perf_counter()
+            for _ in range(STEPS):
+                contender.step()
+            device.synchronize()
+            samples.append((time.perf_counter() - started) / STEPS)
+        needed = bytes_per_step(contender, network)
+        entry: dict[str, Any] = {
+            "name": name,
+            "length": length,
+            "layers": contender.layers,
+            "seconds": samples,
+            "median": statistics.median(samples),
+            "bytes": needed,
+            "memory_taken": taken,
+        }
+        if copy_rate:
+            entry["limit"] = needed / copy_rate
+        step = getattr(contender, "whole_step", None)
+        if step is not None:
+            entry |= {"fused": step.fused, "fused_reason": step.reason, "frozen": contender.frozen}
+            report = contender.cache.report()
+            entry["report"] = {
+                field: getattr(report, field)
+                for field in ("logical_tokens", "physical_tokens", "logical_bytes", "physical_bytes")
+            }
+        return entry
+    finally:
+        contender.close()
+
+
+def copy_rate(device: Any) -> float:
+    """Bytes read and written per second by a copy too large for any cache."""
+    import torch
+
+    size = (1 << 31) if device.captures else (1 << 27)
+    source = torch.ones(size, dtype=torch.uint8, device=device.torch_device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(6):
+        device.synchronize()
+        started = time.perf_counter()
+        for _ in range(4):
+            target.copy_(source)
+        device.synchronize()
+        best = min(best, (time.perf_counter() - started) / 4)
+    return 2 * size / best
+
+
+def kernel_rates(network: Any, device: Any) -> dict[str, dict[str, float]]:
+    """Bytes per second of each fused operator over the weights of all layers, captured, one token."""
+    import torch
+
+    from npukv.ops.decode import gated, project
+
+    def run(work: Callable[[], Any]) -> float:
+        replay = device.capture(work)
+        for _ in range(4):
+            replay()
+        times = []
+        for _ in range(5):
+            device.synchronize()
+            started = time.perf_counter()
+            replay()
+            device.synchronize()
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
+
+    blocks = network.model.layers
+    narrow, wide = (
+        torch.randn(1, width, dtype=network.dtype, device=network.device)
+        for width in (network.config.hidden_size, network.config.intermediate_size)
+    )
+    norm = network.model.norm.weight
+
+    def of(*names: str) -> list[list[Any]]:
+        return [[block.get_submodule(name).weight for name in names] for block in blocks]
+
+    parts = {
+        "query, key, value": (of("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), narrow),
+        "output": (of("self_attn.o_proj"), narrow),
+        "gate and up": (of("mlp.gate_proj", "mlp.up_proj"), narrow),
+        "down": (of("mlp.down_proj"), wide),
+        "head": ([[network.lm_head.weight]], narrow),
+    }
+
+    def rates(weights: list[list[Any]], x: Any) -> dict[str, float]:
+        def fused(group: list[Any]) -> Any:
+            return gated(x, *group, norm, 1e-6) if len(group) == 2 else project(x, group, [], before, 1e-6)
+
+        def stock(group: list[Any]) -> Any:
+            return [torch.nn.functional.linear(x, one) for one in group]
+
+        before = norm if x is narrow else None
+        size = sum(one.numel() * one.element_size() for group in weights for one in group)
+        return {
+            way: size / run(lambda call=call: [call(group) for group in weights])  # type: ignore[misc]
+            for way, call in (("fused", fused), ("torch", stock))
+        }
+
+    return {name: rates(weights, x) for name, (weights, x) in parts.items()}
+
+
+def parity(device: Any, dtype: Any, shape: str) -> dict[str, Any]:
+    """Tokens in float32, and logits in `dtype`, of captured steps beside the stock model's."""
+    import torch
+    from transformers import DynamicCache
+
+    from npukv.bench.models import random_network
+    from npukv.cache.preallocated import PreallocatedCache
+    from npukv.decode import prefill
+    from npukv.step import Chooser, Step, attending
+
+    prompt, new = 150, 12
+    found: dict[str, Any] = {"tokens_equal": {}, "logits": {}}
+    for kind in dict.fromkeys([torch.float32, dtype]):
+        network = random_network(shape, device, kind)
+        for weight in network.parameters():
+            weight.mul_(2.5) if weight.dim() > 1 else None  # decided enough to tell tokens apart
+        ids = torch.randint(512, (1, prompt), generator=torch.Generator().manual_seed(1)).to(device.torch_device)
+        stock = DynamicCache(config=network.config)
+        logits = network(ids, past_key_values=stock).logits[:, -1]
+        expected = [logits]
+        for _ in range(new):
+            expected.append(network(expected[-1].argmax(-1)[:, None], past_key_values=stock).logits[:, -1])
+        tokens = [int(one.argmax(-1)) for one in expected]
+        for fuse in (False, True):
+            cache = PreallocatedCache.for_config(network.config, prompt + new + 8)
+            with attending(network, cache):
+                chooser = Chooser(ids, [0], [], 0, None)
+                chooser(prefill(network, ids, cache, [0]))
+                cache.freeze()
+                step = Step(network, cache, chooser, fuse=fuse)
+                replay = device.capture(step)
+                said, largest = [int(chooser.said)], 0.0
+                for i in range(new):
+                    chooser.token.fill_(tokens[i])  # whatever it said: the same token to both
+                    replay()
+                    said.append(int(chooser.said))
+                    difference = (step.logits.float() - expected[i + 1].float()).abs().max()
+                    largest = max(largest, float(difference / expected[i + 1].float().std()))
+            name = f"{str(kind).removeprefix('torch.')}, {'fused' if fuse else 'modules'}"
+            found["tokens_equal"][name] = said == tokens
+            found["logits"][name] = largest
+    bounds = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.05}
+    found["ok"] = all(
+        found["logits"][name] <= bounds[name.partition(",")[0]]
+        and (found["tokens_equal"][name] or not name.startswith("float32"))
+        for name in found["logits"]
+    )
+    return found
+
+
+def _line(entry: dict[str, Any], entries: Sequence[dict[str, Any]]) -> str:
+    stock = [one for one in entries if one["length"] == entry["length"] and one["name"] == "stock"]
+    limit = f"{1e3 * entry['limit']:8.2f} {entry['median'] / entry['limit']:6.2f}" if "limit" in entry else " " * 15
+    faster = f"{stock[0]['median'] / entry['median']:6.2f}" if stock else " " * 6
+    held = ""
+    if "report" in entry:
+        report = entry["report"]
+        held = f"{report['physical_tokens']:,} tokens, {report['physical_bytes'] / 2**30:.2f} GiB"
+    return (
+        f"{entry['length']:>8,}  {entry['name']:34} {1e3 * entry['median']:8.2f} {limit} {faster}  "
+        f"{entry['memory_taken'] / 2**30:7.2f}  {held}"
+    )
+
+
+def _print(found: dict[str, Any]) -> None:
+    rate = found["copy_bytes_per_second"]
+    print(f"\n{found['model']}, {found['dtype']}, {found['device']}; copies {(rate or 0) / 1e12:.2f} TB/s")
+    for name, rates in (found.get("kernels") or {}).items():
+        print(f"  {name:20} " + ", ".join(f"{way} {value / 1e12:.2f} TB/s" for way, value in rates.items()))
+    print(f"{'length':>8}  {'cache':34} {'ms':>8} {'limit':>8} {'ratio':>6} {'faster':>6}  {'GiB':>7}  held")
+    for entry in sorted(found["entries"], key=lambda one: one["length"]):
+        print(_line(entry, found["entries"]))
+    compiled = {
+        entry["layers"]: entry["median"] for entry in found["entries"] if entry["name"].startswith("stock static")
+    }
+    if len(compiled) == 2:
+        (few, first), (more, second) = sorted(compiled.items())
+        print(f"stock static compiled: {1e3 * (second - first) / (more - few):.3f} ms per layer")
+    for name, reason in found["failed"].items():
+        print(f"not measured: {name}: {reason}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The decode benchmark's whole flow at toy size, and that it says nothing of speed when parity fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from npukv.backends.cpu import Cpu
+from npukv.bench import decode
+from npukv.ops.decode import reference
+
+
+class Card(Cpu):
+    """The CPU as a card: caches are frozen, steps are captured (and run as they are)."""
+
+    captures = True
+
+
+@pytest.fixture(autouse=True)
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "STEPS", 1)
+    monkeypatch.setattr(decode, "SAMPLES", 2)
+
+
+def run(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    out = tmp_path / "decode.json"
+    common = ["--model", "tiny", "--device", "cpu", "--dtype", "float32", "--lengths", "300", "--out", str(out)]
+    decode.main([*common, *arguments])
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("card", [False, True])
+def test_whole_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, card: bool) -> None:
+    if card:
+        monkeypatch.setattr("npukv.backends.select", lambda *arguments: Card())
+    found = run(tmp_path, "--only", "full,stock")
+    assert found["failed"] == {}
+    assert found["parity"]["ok"]
+    names = [entry["name"] for entry in found["entries"]]
+    assert names == (["full", "full, modules as they are", "stock"] if card else ["full", "stock"])
+    for entry in found["entries"]:
+        assert len(entry["seconds"]) == 2
+        assert entry["limit"] == pytest.approx(entry["bytes"] / found["copy_bytes_per_second"])
+    assert found["entries"][0]["frozen"] == card
+    # 2 layers, 2 heads, width 64, keys and values, float32; each step adds a token
+    steps = decode.WARM_UP + 2
+    cache = (300 + steps) * 2 * 2 * 64 * 2 * 4
+    weights = 4 * (2 * (256 * 256 * 2 + 256 * 128 * 2 + 3 * 256 * 512 + 2 * 256) + 256 + 512 * 256)
+    assert {entry["bytes"] for entry in found["entries"]} == {weights + cache}
+    assert found["entries"][0]["report"]["physical_tokens"] == 300 + steps
+    assert set(found.get("kernels", {})) == (
+        {"query, key, value", "output", "gate and up", "down", "head"} if card else set()
+    )
+    printed = capsys.readouterr().out
+    assert "full" in printed
+    assert "TB/s" in printed
+
+
+def test_no_speed_without_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = reference.gated
+    monkeypatch.setattr("npukv.fused.gated", lambda *arguments: right(*arguments) * 1.1)
+    with pytest.raises(SystemExit, match="differs from the stock model"):
+        run(tmp_path)
+    found = json.loads((tmp_path / "decode.json").read_text())
+    assert not found["parity"]["ok"]
+    assert found["entries"] == []
+
+
+def test_an_error_in_one_section_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from npukv.bench.contenders import Stock
+
+    def broken(self: Any) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(Stock, "step", broken)
+    found = run(tmp_path, "--only", "full,stock")
+    assert found["failed"] == {"stock at 300": "RuntimeError: no such kernel"}
+    assert [entry["name"] for entry in found["entries"]] == ["full"]
+
+
+def test_no_section_begins_after_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(decode.time, "perf_counter", lambda: float(next(clock)))
+    found = run(tmp_path, "--only", "full,stock", "--seconds", "60")
+    assert found["entries"] == []
+    assert set(found["failed"]) == {"full at 300", "stock at 300"}
+    assert all(reason.startswith("left out") for reason in found["failed"].values())
+
+
+@torch.no_grad()
+def test_a_contender_leaves_the_model_as_it_was() -> None:
+    from npukv.bench.contenders import Npukv
+    from npukv.bench.models import random_network
+    from npukv.cache.preallocated import PreallocatedCache
+
+    network = random_network("tiny", Card(), torch.float32)
+    contender = Npukv(network, Card(), 100, PreallocatedCache.for_config)
+    assert network.config._attn_implementation == "npukv"
+    contender.step()
+    assert contender.cache.get_seq_length() == 101
+    contender.close()
+    assert network.config._attn_implementation == "sdpa"
