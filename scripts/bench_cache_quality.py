@@ -43,12 +43,15 @@ from cache_quality_evict import (
 )
 from cache_quality_report import draw, print_tables, summarise
 from cache_quality_select import Selector, exact, hashed, quest, selecting, stream
+from evaluate_work import read_documents
 from transformers import DynamicCache
 
 import npukv
+from npukv.bundled import sample_text
 from npukv.cache.hash_weights import HashWeights, bundled
 from npukv.environment import environment
 from npukv.evaluation.material import Material
+from npukv.text import read_source
 
 Make = Callable[[], Any]  # a fresh copy of a cache that has read the contexts
 Feed = Callable[[Any, torch.Tensor], torch.Tensor]  # cache, ids [B, S] -> logits [B, S, V]
@@ -264,6 +267,16 @@ def code_weights(config: Any, codes: Path | None) -> dict[str, HashWeights]:
     return found if learned is None else found | {"learned": learned}
 
 
+def read_text(files: Sequence[str]) -> tuple[str, str]:
+    """All characters of the files (text, or .jsonl.xz as in scripts/evaluate_bundled.py), and what to call them."""
+    if not files:
+        return sample_text(), "the King James Bible (bundled)"
+    packed = [Path(file) for file in files if file.endswith(".jsonl.xz")]
+    plain = [file for file in files if not file.endswith(".jsonl.xz")]
+    parts = [*read_documents(packed), *([read_source(plain).text] if plain else [])]
+    return "\n\n".join(parts), ", ".join(Path(file).name for file in files)
+
+
 def make_sets(material: Material, options: argparse.Namespace) -> Iterator[tuple[str, list[Context]]]:
     """Batches of the three sets in turn."""
     for start in range(0, options.n, options.batch):
@@ -278,7 +291,12 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", help="model folder; default: the bundled one")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
-    parser.add_argument("--text", nargs="*", default=[], help="held-out text; default: the bundled King James text")
+    parser.add_argument(
+        "--text",
+        nargs="*",
+        default=[],
+        help="held-out text, files of text or .jsonl.xz; default: the bundled King James text",
+    )
     parser.add_argument("--out", type=Path, default=Path("cache-quality.json"))
     parser.add_argument("--n", type=int, default=200, help="contexts of each set")
     parser.add_argument("--batch", type=int, default=100, help="contexts read at once")
@@ -307,14 +325,7 @@ def main(given: Sequence[str] | None = None) -> None:
             f"got {options.tokens} and {options.following} tokens, expected at most {lm.context} together (the model's "
             "context): lower --tokens"
         )
-    if options.text:
-        from npukv.text import read_source
-
-        text, source = read_source(options.text).text, ", ".join(Path(name).name for name in options.text)
-    else:
-        from npukv.bundled import sample_text
-
-        text, source = sample_text(), "the King James Bible (bundled)"
+    text, source = read_text(options.text)
     material = Material(text, lm.tokenizer)
     bench = Bench(lm, options, code_weights(lm.model.config, options.codes))
     counts: dict[str, int] = {}

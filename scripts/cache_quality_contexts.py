@@ -44,7 +44,10 @@ def fact_context(material: Material, tokens: int, facts: int, seed: int) -> Cont
         stated = [fact.statement for fact in chosen.values()]
         head = build_prompt(material.tokenizer, "?").head
         room = tokens - len(head)
-        text = material.haystack.take(room + 48 - sum(material.count(stated)), rng)
+        free = room + 48 - sum(material.count(stated))
+        if free < 96:
+            break
+        text = material.haystack.take(free, rng)
         ids = _encode(material, splice(text, stated, rng)[0])
         cut = ids[len(ids) - room :]  # from the start, so that the context is exactly as long as wanted
         read = material.tokenizer.decode(cut)

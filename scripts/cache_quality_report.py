@@ -47,6 +47,8 @@ def summarise(cell: Any, full: Any) -> dict[str, Any]:
                 *interval(lambda i, good=good, whole=whole: good[i].sum() / max(1.0, whole[i].sum()), len(good)),
             ]
     for name, masses in cell.mass.items():
+        if not masses:  # all layers dense
+            continue
         chosen, possible = np.array(masses).mean(0)
         entry[f"mass_{name}"] = [float(chosen), float(possible)]
     entry["raw"] = {

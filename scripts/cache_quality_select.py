@@ -18,6 +18,7 @@ from npukv.ops.hashing.reference import unpack
 
 NAME = "npukv-selecting"
 PAGE = 16  # Quest's
+FIRST = 1e30  # above every bound, below what must be chosen
 
 
 @dataclass
@@ -55,11 +56,11 @@ def quest(seen: Seen) -> torch.Tensor:
     pages = keys[:, :, :whole].unflatten(2, (-1, PAGE))
     upper, lower = (bound[:, :, None].transpose(-1, -2) for bound in (pages.amax(3), pages.amin(3)))
     bound = (queries.clamp(min=0) @ upper + queries.clamp(max=0) @ lower).sum(2)  # [B, Hkv, S, pages]
-    score = bound.new_full((*bound.shape[:3], held), torch.inf, dtype=torch.float64)
+    score = bound.new_full((*bound.shape[:3], held), FIRST, dtype=torch.float64)
     score[..., :whole] = bound.repeat_interleave(PAGE, dim=-1)
     place = torch.arange(held, device=keys.device)
     own = torch.arange(held - tokens, held, device=keys.device) // PAGE
-    return (score + place * 1e-9).masked_fill(place // PAGE == own[:, None], torch.inf)
+    return (score + place * 1e-9).masked_fill(place // PAGE == own[:, None], FIRST)
 
 
 def hashed(weights: list[torch.Tensor]) -> Score:

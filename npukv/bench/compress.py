@@ -15,24 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-#: Shapes to fill with random weights; "bundled" is the model that ships with the package, its own weights.
-SHAPES: dict[str, dict[str, int]] = {
-    "llama-2-7b": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-    },
-    "llama-3-8b": {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-    },
-}
-
 
 def main(given: Sequence[str] | None = None) -> None:
     options = _arguments(given)
@@ -70,6 +52,8 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    from npukv.bench.models import SHAPES
+
     parser = argparse.ArgumentParser(
         prog="npukv bench compress", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,27 +74,16 @@ def _numbers(text: str) -> list[int]:
 
 
 def _network(name: str, device: Any, dtype: Any) -> Any:
-    """A model on the device, by npukv's attention, without a tokenizer."""
-    import torch
-
+    """A model on the device, with npukv's attention."""
     if name == "bundled":
         from npukv.language_model import load
 
         return load(None, device, dtype).model
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from npukv import attention
+    from npukv.bench.models import random_network
 
     attention.register()
-    config = LlamaConfig(**SHAPES[name], vocab_size=32000, max_position_embeddings=1 << 20, dtype=dtype)  # type: ignore[arg-type]
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device.torch_device):
-            network = LlamaForCausalLM(config).eval()
-    finally:
-        torch.set_default_dtype(before)
+    network = random_network(name, device, dtype)
     network.set_attn_implementation(attention.NAME)
     return network
 
