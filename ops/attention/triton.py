@@ -25,8 +25,11 @@ PROGRAMS = 528
 #: Query rows of a KV head's group up to which the keys are split over programs. They are padded to a power of two of at
 #: least 16, as tl.dot wants; the bytes of the cache bound the kernel, not its products.
 SPLIT_ROWS = 64
-#: Keys per step, warps and pipeline stages of the decode kernel, for 2-byte and for 4-byte numbers.
+#: Keys per step, warps and pipeline stages of the decode kernel.
 SPLIT = {"BLOCK": 64, "num_warps": 4, "num_stages": 3}
+#: The same where keys are gathered: their indices, fetched ahead of them, take as many stages as they do.
+GATHER = {"BLOCK": 64, "num_warps": 4, "num_stages": 5}
+#: The same for 4-byte numbers.
 SPLIT_WIDE = {"BLOCK": 32, "num_warps": 4, "num_stages": 2}
 #: Queries and keys per step of the chunk kernel, likewise.
 CHUNK = {"BLOCK_M": 128, "BLOCK": 64, "num_warps": 8, "num_stages": 3}
@@ -350,7 +353,7 @@ def _split(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     batch, heads, queries, width = query.shape
     group = heads // kv_heads
-    options = SPLIT if key.element_size() < 4 else SPLIT_WIDE
+    options = SPLIT_WIDE if key.element_size() == 4 else GATHER if indices is not None and not page else SPLIT
     if page:
         options = options | {"BLOCK": min(options["BLOCK"], page)}
     splits = max(1, min(triton.cdiv(keys, options["BLOCK"]), PROGRAMS // (batch * kv_heads)))
