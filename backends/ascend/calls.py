@@ -11,12 +11,19 @@ from __future__ import annotations
 
 import torch
 
+#: What torch calls these cards.
+DEVICE = "npu"
 #: sparse_mode of the attention operators: no mask, or one given in full.
 FULL_MASK = 0
 #: sparse_mode: causal from the bottom right, through the fixed triangle of `causal_triangle`.
 BOTTOM_RIGHT = 3
 #: Side of that triangle, whatever the sequences' lengths.
 TRIANGLE = 2048
+
+
+def capturing() -> bool:
+    """Whether a graph is being captured, in which the host may wait for nothing."""
+    return torch.npu.is_current_stream_capturing()  # type: ignore[attr-defined]
 
 
 def causal_triangle(device: torch.device) -> torch.Tensor:
@@ -92,6 +99,7 @@ def fusion_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    bias: torch.Tensor | None,
     mask: torch.Tensor | None,
     heads: int,
     scale: float,
@@ -100,10 +108,11 @@ def fusion_attention(
     """The training operator, which also takes float32: output [B, Hq, S, D], softmax's maximum and sum [B, Hq, S, 8].
 
     Args:
+        bias: [B, Hq, S, C] in the query's type, added to the products before they are scaled; None = none.
         mask: True = hidden: bool [B, 1, S, C] for `FULL_MASK`, `causal_triangle` for `BOTTOM_RIGHT`, or None.
     """
     outputs = torch.ops.npu.npu_fusion_attention(
-        query, key, value, heads, "BNSD", atten_mask=mask, scale=scale, sparse_mode=sparse_mode
+        query, key, value, heads, "BNSD", pse=bias, atten_mask=mask, scale=scale, sparse_mode=sparse_mode
     )
     return outputs[0], outputs[1], outputs[2]
 

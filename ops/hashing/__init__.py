@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from npukv.ops.hashing import ascend as _ascend  # noqa: F401 - its kernels register themselves
 from npukv.ops.hashing.operators import (
     hamming_scores,
     hamming_scores_matmul,

@@ -1,0 +1,268 @@
+"""What torch_npu's operators compute, from their documentation alone, and what they refuse.
+
+Computed on the host in float32. Where the documentation is silent, the result is NaN or the call is an error, so that
+nobody comes to rely on it; where users have reported a wrong result, it is wrong here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+
+from tests.ascend.simulated import runtime
+
+TRIANGLE = torch.ones(2048, 2048, dtype=torch.bool).triu_(1)
+#: Keys up to which a mask for a single query counts (github.com/vllm-project/vllm-ascend, #15503).
+MASKED_KEYS = 512
+
+
+class Refused(RuntimeError):
+    """What a card says with a number (161002, 561002), in words."""
+
+
+def register(library: torch.library.Library) -> None:
+    for name, compute in EMULATED.items():
+        library.impl(name, _on_card(name, compute), "PrivateUse1")
+
+
+def fusion_attention(
+    query, key, value, head_num, input_layout, pse=None, padding_mask=None, atten_mask=None, scale=1.0, keep_prob=1.0,
+    pre_tockens=2**31 - 1, next_tockens=2**31 - 1, inner_precise=0, prefix=None, actual_seq_qlen=None,
+    actual_seq_kvlen=None, sparse_mode=0,
+):  # fmt: skip
+    """npu_fusion_attention: softmax(mask(scale (pse + q k'))) v; also softmax's maximum and sum, [B, N, S, 8]."""
+    unused = (padding_mask, prefix, actual_seq_qlen, actual_seq_kvlen)
+    _demand(unused == (None,) * 4 and keep_prob == 1.0 and inner_precise == 0, "an option that is not emulated")
+    _layout(input_layout, query, key, value)
+    _demand(query.dtype in (torch.float16, torch.bfloat16, torch.float32), f"type {query.dtype}")
+    _demand(query.dtype == key.dtype == value.dtype, "query, key and value of several types")
+    (batch, heads, queries, width), keys = query.shape, key.shape[2]
+    _demand(heads == head_num, f"head_num {head_num} for {heads} heads")
+    _demand(1 <= width <= 768 and 1 <= heads <= 256, f"{heads} heads of {width}")
+    _demand(heads % key.shape[1] == 0, f"{heads} query heads, {key.shape[1]} KV heads")
+    scores = _products(query, key)
+    if pse is not None:
+        _demand(pse.dtype == query.dtype and pse.shape == (batch, heads, queries, keys), f"pse {pse.shape}")
+        scores = scores + pse.float()
+    scores = scores * scale
+    hidden = _mask(atten_mask, sparse_mode, queries, keys, torch.full((batch,), keys))
+    if atten_mask is not None and sparse_mode == 0:
+        shapes = ((batch, 1, queries, keys), (batch, heads, queries, keys))
+        _demand(atten_mask.shape in shapes, f"mask {tuple(atten_mask.shape)}")
+    scores = scores.masked_fill(hidden, float("-inf"))
+    top = scores.amax(-1, keepdim=True)
+    total = (scores - top).exp().sum(-1, keepdim=True)
+    out = ((scores - top).exp() / total) @ _heads(value, heads)
+    wide = (batch, heads, queries, 8)
+    return out.to(query.dtype), top.expand(wide).clone(), total.expand(wide).clone(), torch.empty(0), 0, 0, 0
+
+
+def fused_infer_attention(query, key, value, **options):
+    """npu_fused_infer_attention_score: softmax(scale q k' + shift + mask) v, and its log-sum-exp [B, N, S, 1]."""
+    _only(
+        options,
+        "pse_shift atten_mask actual_seq_lengths_kv block_table num_heads num_key_value_heads scale input_layout "
+        "sparse_mode block_size softmax_lse_flag",
+    )
+    _demand(query.dtype in (torch.float16, torch.bfloat16), f"type {query.dtype}")
+    _demand(query.dtype == key.dtype == value.dtype, "query, key and value of several types")
+    _demand(options.get("input_layout", "BSH") == "BNSD", "a layout that is not emulated")
+    (batch, heads, queries, width), kv_heads = query.shape, options.get("num_key_value_heads", 0)
+    _demand(heads == options.get("num_heads", 1), f"num_heads {options.get('num_heads', 1)} for {heads} heads")
+    _demand(batch <= 65536 and heads <= 256 and width <= 512, f"{batch} rows, {heads} heads of {width}")
+    _demand(width % 16 == 0, f"head dimension {width} is no multiple of 16")
+    _demand(kv_heads > 0 and heads % kv_heads == 0 and heads // kv_heads <= 64, f"{heads} / {kv_heads} heads")
+    lengths = options.get("actual_seq_lengths_kv")
+    if options.get("block_table") is not None:
+        key, value = _unpaged(key, value, lengths, queries, kv_heads, width, options)
+    _layout("BNSD", query, key, value)
+    keys = key.shape[2]
+    _demand(key.shape[1] == kv_heads, f"num_key_value_heads {kv_heads} for {key.shape[1]}")
+    _demand(keys <= (262144 if queries == 1 else 20971520), f"{keys} keys")
+    ends = torch.full((batch,), keys)
+    if lengths is not None:
+        _demand(len(lengths) in (1,) or len(lengths) >= batch, f"{len(lengths)} lengths for {batch} rows")
+        ends = torch.tensor((list(lengths) * batch)[:batch] if len(lengths) == 1 else list(lengths)[:batch])
+        _demand(bool(((ends >= 0) & (ends <= keys)).all()), f"lengths {ends.tolist()} of {keys} keys")
+    scale, shift = options.get("scale", 1.0), options.get("pse_shift")
+    scores = _products(query, key) * scale
+    if shift is not None:
+        _demand(shift.dtype == query.dtype, f"pse_shift {shift.dtype} with {query.dtype}")
+        _demand(shift.shape[-1] >= keys and shift.shape[:3] == (batch, heads, queries), f"pse_shift {shift.shape}")
+        shift = shift[..., :keys].float()
+        counts = (shift != 0) & (shift > -1e4)
+        _demand(scale == 1.0 or not bool(counts.any()), "pse_shift and scale: their order is not documented")
+        scores = scores + shift.masked_fill(shift == float("-inf"), float("nan"))  # as users report
+    mask, mode = options.get("atten_mask"), options.get("sparse_mode", 0)
+    if mask is not None and queries == 1:
+        mask, mode = mask.reshape(-1, 1, 1, mask.shape[-1])[..., :keys].clone(), 0
+        mask[..., MASKED_KEYS:] = False
+    hidden = _mask(mask, mode, queries, keys, ends) | (torch.arange(keys) >= ends[:, None])[:, None, None]
+    # What lies behind the lengths is not read; what is masked or shifted away is.
+    unread = (torch.arange(keys) >= ends[:, None])[:, None, :, None]
+    scores = scores.masked_fill(hidden, float("-inf"))
+    lse = scores.logsumexp(-1, keepdim=True)
+    weights = (scores - lse).exp().masked_fill(hidden, 0)
+    out = weights @ _heads(value.float().masked_fill(unread, 0), heads)
+    blind = hidden.all(-1, keepdim=True).expand_as(lse)  # not documented
+    out, lse = out.masked_fill(blind, float("nan")), lse.masked_fill(blind, float("nan"))
+    if not options.get("softmax_lse_flag", False):
+        lse = torch.zeros(1)
+    return out.to(query.dtype), lse.float()
+
+
+def attention_update(lse, local_out, update_type):
+    """npu_attention_update: sum of O_i exp(lse_i - lse)."""
+    _demand(update_type == 0, f"update_type {update_type}")
+    _demand(len(lse) == len(local_out), f"{len(lse)} and {len(local_out)} partials")
+    _demand(all(part.dtype == torch.float32 for part in (*lse, *local_out)), "partials that are not float32")
+    _demand(all(part.dim() == 1 for part in lse) and all(part.dim() == 2 for part in local_out), "shapes")
+    sums, outs = torch.stack(list(lse)), torch.stack(list(local_out))
+    top = sums.amax(0)
+    total = top + (sums - top).exp().sum(0).log()
+    return (outs * (sums - total).exp()[..., None]).sum(0), torch.full_like(total, float("nan"))
+
+
+def sign_bits_pack(x, size):
+    """npu_sign_bits_pack: bit j of byte b is x[8 b + j] >= 0; the last byte is filled up with -1."""
+    _demand(x.dim() == 1 and x.dtype in (torch.float16, torch.float32), f"{x.dim()}-D {x.dtype}")
+    bits = torch.nn.functional.pad((~x.signbit()), (0, -x.numel() % 8)).view(-1, 8)
+    packed = (bits.to(torch.uint8) << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+    _demand(packed.numel() % size == 0, f"{packed.numel()} bytes in {size} rows")
+    return packed.view(size, -1)
+
+
+def rotary_mul(x, r1, r2, rotary_mode="half", rotate=None):
+    """npu_rotary_mul: r1 x + r2 (-x2, x1)."""
+    _demand(rotary_mode == "half" and rotate is None, "a mode that is not emulated")
+    _demand(x.dim() == r1.dim() == r2.dim() == 4 and r1.shape == r2.shape, f"{x.shape} {r1.shape} {r2.shape}")
+    _demand(x.dtype == r1.dtype == r2.dtype and x.is_floating_point(), f"{x.dtype} {r1.dtype}")
+    batch, heads, _, width = x.shape
+    _demand(width % 2 == 0 and width < 896 and batch < 1000 and heads < 1000, f"{tuple(x.shape)}")
+    _demand(r1.shape[0] in (1, batch) and r1.shape[1] in (1, heads) and r1.shape[2:] == x.shape[2:], f"{r1.shape}")
+    first, second = x.float().chunk(2, -1)
+    return (r1.float() * x.float() + r2.float() * torch.cat((-second, first), -1)).to(x.dtype)
+
+
+def rms_norm(x, gamma, epsilon=1e-6):
+    """npu_rms_norm: x / rms(x) gamma, and 1 / rms."""
+    _demand(x.dtype == gamma.dtype and x.is_floating_point() and 2 <= x.dim() <= 8, f"{x.dtype} {gamma.dtype}")
+    _demand(gamma.shape == x.shape[-1:], f"{tuple(gamma.shape)} for {tuple(x.shape)}")
+    inverse = (x.float().square().mean(-1, keepdim=True) + epsilon).rsqrt()
+    return (x.float() * inverse * gamma.float()).to(x.dtype), inverse
+
+
+EMULATED: dict[str, Callable[..., Any]] = {
+    "npu_fusion_attention": fusion_attention,
+    "npu_fused_infer_attention_score": fused_infer_attention,
+    "npu_attention_update": attention_update,
+    "npu_sign_bits_pack": sign_bits_pack,
+    "npu_rotary_mul": rotary_mul,
+    "npu_rms_norm": rms_norm,
+}
+
+
+def _on_card(name: str, compute: Callable[..., Any]) -> Callable[..., Any]:
+    """From host to card: inputs must be there, outputs are; in a graph the work is recorded as one."""
+
+    @wraps(compute)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        def host(value: Any) -> Any:
+            if isinstance(value, list | tuple):
+                return [host(part) for part in value]
+            if not isinstance(value, torch.Tensor):
+                return value
+            _demand(value.device.type == "npu", f"a tensor on {value.device}")
+            _demand(value.is_contiguous(), "a tensor that is not contiguous")
+            return value.cpu()
+
+        def work() -> Any:
+            try:
+                return compute(*[host(a) for a in args], **{k: host(v) for k, v in kwargs.items()})
+            except Refused as error:
+                raise Refused(f"{name} does not take {error}") from None
+
+        with runtime.unrecorded():
+            made = work()
+            made = made if isinstance(made, tuple) else (made,)
+            results = tuple(part.to("npu") if isinstance(part, torch.Tensor) else part for part in made)
+
+        def again() -> None:
+            fresh = work()
+            fresh = fresh if isinstance(fresh, tuple) else (fresh,)
+            for held, new in zip(results, fresh, strict=True):
+                if isinstance(held, torch.Tensor):
+                    held.copy_(new)
+
+        runtime.record(again)
+        return results if len(results) > 1 else results[0]
+
+    return run
+
+
+def _unpaged(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: list[int] | None,
+    queries: int,
+    kv_heads: int,
+    width: int,
+    options: dict[str, Any],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, Hkv, N T, D] of pages [P, T, Hkv D]; what no length reaches is NaN."""
+    table, size = options["block_table"], options.get("block_size", 0)
+    least = 128 if queries > 1 else 16
+    _demand(size % least == 0 and least <= size <= 512, f"pages of {size} tokens")
+    _demand(lengths is not None, "pages without actual_seq_lengths_kv")
+    _demand(table.dtype == torch.int32 and table.dim() == 2, f"block table {table.dtype} {table.shape}")
+    _demand(key.shape[1:] == (size, kv_heads * width), f"pages {tuple(key.shape)} of {size} x {kv_heads} x {width}")
+    _demand(kv_heads * width <= 65535 and key.numel() < 2**31, f"pages {tuple(key.shape)}")
+    used = torch.tensor(lengths)[:, None] > torch.arange(table.shape[1]) * size
+    _demand(bool(((table >= 0) & (table < key.shape[0]))[used].all()), "a block table that names no page")
+    safe = table.clamp(0, key.shape[0] - 1).long()
+    shape = (table.shape[0], table.shape[1] * size, kv_heads, width)
+    return tuple(pages[safe].view(shape).transpose(1, 2).contiguous() for pages in (key, value))  # type: ignore
+
+
+def _mask(mask: torch.Tensor | None, mode: int, queries: int, keys: int, ends: torch.Tensor) -> torch.Tensor:
+    """bool, True = hidden, broadcasts to [B, N, S, C]."""
+    _demand(mode in (0, 3), f"sparse_mode {mode}, which is not emulated")
+    if mask is None:
+        _demand(mode == 0, "sparse_mode 3 without its triangle")
+        return torch.zeros(1, 1, 1, 1, dtype=torch.bool)
+    _demand(mask.dtype in (torch.bool, torch.uint8, torch.int8), f"mask {mask.dtype}")
+    if mode == 0:
+        return mask.bool()
+    _demand(torch.equal(mask.bool().view(2048, 2048), TRIANGLE), "another mask than the triangle of sparse_mode 3")
+    later = torch.arange(queries - 1, -1, -1)
+    return (torch.arange(keys) >= (ends[:, None] - later)[..., None])[:, None]
+
+
+def _products(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    return query.float() @ _heads(key.float(), query.shape[1]).transpose(-1, -2)
+
+
+def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    return x.float().repeat_interleave(heads // x.shape[1], 1)
+
+
+def _layout(layout: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+    _demand(layout == "BNSD", f"layout {layout}, which is not emulated")
+    _demand(query.dim() == 4 and key.dim() == 4, "tensors that are not [B, N, S, D]")
+    _demand(key.shape == value.shape, f"keys {tuple(key.shape)} and values {tuple(value.shape)}")
+    _demand(query.shape[0] == key.shape[0] and query.shape[3] == key.shape[3], f"{query.shape} over {key.shape}")
+
+
+def _only(options: dict[str, Any], *known: str) -> None:
+    names = {name for words in known for name in words.split()}
+    extra = [name for name, value in options.items() if name not in names and value is not None]
+    if extra:
+        raise NotImplementedError(f"{extra}: not emulated on the simulated device")
+
+
+def _demand(holds: bool, what: str) -> None:
+    if not holds:
+        raise Refused(what)
