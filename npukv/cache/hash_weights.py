@@ -145,7 +145,8 @@ def identity(config: Any) -> dict[str, str]:
     config = config.get_text_config()
     shape = {name: getattr(config, name, None) for name in _SHAPE}
     folder = Path(getattr(config, "_name_or_path", "") or "/nowhere")
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    # by the name transformers gives its files, so that codes kept beside them do not count
+    files = sorted([*folder.glob("model*.safetensors")] or folder.glob("*.safetensors")) if folder.is_dir() else []
     stamps = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     return {
         "shape": hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16],

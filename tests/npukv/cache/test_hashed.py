@@ -378,6 +378,15 @@ def test_a_model_is_itself_whatever_attention_it_uses(llama: Any) -> None:
     assert before["checkpoint"]
 
 
+def test_codes_may_lie_beside_the_model(llama: Any, save_model: Any) -> None:
+    import npukv
+
+    folder = save_model("llama", seed=2)
+    lm = npukv.load(folder, device="cpu", dtype="float32")
+    learned(llama).save(folder / "codes.safetensors", lm.model.config, {})
+    assert HashedCache(lm.model.config, weights=folder / "codes.safetensors").weights.bits == 64
+
+
 def test_the_budget_of_a_share() -> None:
     assert Selection(None, 0.25, 4, 16).tokens(1000) == 250
     assert Selection(None, 0.001, 4, 16).tokens(1000) == 20
