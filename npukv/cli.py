@@ -51,6 +51,7 @@ Index = Annotated[
 Mode = Annotated[
     str, typer.Option(help="exact scores all segments; sketch and bm25 only those a cheaper look finds promising.")
 ]
+Forward = Annotated[str, typer.Option(help="How the model reads: auto, plain, fused (compiled blocks) or 8bit.")]
 Shortlist = Annotated[str, typer.Option(help="How many segments sketch and bm25 score: a share (1%) or a number.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Greatest length of the answer.")]
 
@@ -78,6 +79,7 @@ def ask(
     index: Index = None,
     mode: Mode = "exact",
     shortlist: Shortlist = "1%",
+    forward: Forward = "auto",
     devices: Devices = "1",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the answer.")] = False,
 ) -> None:
@@ -117,6 +119,7 @@ def ask(
             index=index,
             mode=mode,
             shortlist=shortlist,
+            forward=forward,
             ranks=ranks,
         )
     if not ranks.first:
@@ -161,6 +164,7 @@ def score(
     index: Index = None,
     mode: Mode = "exact",
     shortlist: Shortlist = "1%",
+    forward: Forward = "auto",
     devices: Devices = "1",
     plot: Annotated[
         Path | None, typer.Option(help="Draw the scores along the text to this .png, .svg or .pdf.")
@@ -201,7 +205,8 @@ def score(
             answer_prefix=answer_prefix,
         )
         only = find_shortlist(lm, plan, mode, shortlist, ranks=ranks, progress=progress)
-        stream = stream_scores(lm, plan, run=run, batch=batch, progress=progress, only=only, ranks=ranks)
+        options = {"run": run, "batch": batch, "progress": progress, "only": only, "forward": forward, "ranks": ranks}
+        stream = stream_scores(lm, plan, **options)
         if ranks.size > 1:  # streaming is for one process; several are gathered
             wanted = len(plan.segments) if only is None else len(only)
             stream = iter(gather_batches(plan, list(stream), wanted, progress, ranks))

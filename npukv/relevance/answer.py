@@ -16,6 +16,7 @@ from npukv.language_model import LanguageModel
 from npukv.parallel.ranks import ALONE, Ranks
 from npukv.prompt import Prompt, build_prompt
 from npukv.relevance import measures
+from npukv.relevance.fast_forward import FastForward
 from npukv.relevance.pick import Keep, merge, parse_keep, pick
 from npukv.relevance.plan import make_plan
 from npukv.relevance.score import Progress, as_tokens, score_segments
@@ -78,6 +79,7 @@ def answer(
     index: str | Path | None = None,
     mode: str = "exact",
     shortlist: str | int = SHORTLIST,
+    forward: str | FastForward = "auto",
     ranks: Ranks = ALONE,
 ) -> Answer:
     """Answer a question over a text that may be far longer than the model's context (XL3M, arXiv 2405.17755).
@@ -132,6 +134,7 @@ def answer(
         progress=progress,
         mode=mode,
         shortlist=shortlist,
+        forward=forward,
         ranks=ranks,
         **cutting,
     )

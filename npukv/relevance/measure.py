@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,18 @@ from npukv.language_model import LanguageModel
 from npukv.prompt import Prompt
 from npukv.relevance.measures import Measured
 
+#: (ids [b, S], cache, keep) -> logits [b, keep, V] at the last positions.
+Forward = Callable[[torch.Tensor, Any, int], torch.Tensor]
+
 
 @torch.inference_mode()
 def measure_batch(
-    lm: LanguageModel, segments: np.ndarray, prompts: Sequence[Prompt], horizon: int, index: int = 0
+    lm: LanguageModel,
+    segments: np.ndarray,
+    prompts: Sequence[Prompt],
+    horizon: int,
+    index: int = 0,
+    forward: Forward | None = None,
 ) -> list[Measured]:
     """Measure segments against one or more questions.
 
@@ -29,6 +37,7 @@ def measure_batch(
         prompts: what surrounds them, per question.
         horizon: greedy tokens looked ahead.
         index: the first segment's place in the text, for messages.
+        forward: (ids [b, S], cache, keep) -> logits [b, keep, V]; None = the model's own.
 
     Returns:
         One `Measured` of b segments per prompt.
@@ -36,23 +45,25 @@ def measure_batch(
     Raises:
         ModelError: the model's logits are not numbers.
     """
+    read = forward or _own_forward(lm)
     device = lm.device.torch_device
     body = torch.from_numpy(segments.astype(np.int64)).to(device)
     if len(prompts) == 1 or not lm.rewindable or len({prompt.head for prompt in prompts}) > 1:
         measured = []
         for prompt in prompts:
             ids = torch.cat([_rows(prompt.head, body), body, _rows(prompt.after, body)], dim=1)  # [b, T]
-            cache = lm.new_cache(ids.shape[1] + horizon)
-            measured.append(_read(lm, ids, cache, prompt, horizon, index))
+            # only a forward of npukv's own is known to do without a cache where nothing is looked ahead
+            cache = lm.new_cache(ids.shape[1] + horizon) if horizon > 1 or forward is None else None
+            measured.append(_read(lm, read, ids, cache, prompt, horizon, index))
         return measured
     head = _rows(prompts[0].head, body)
     prefix = head.shape[1] + body.shape[1]
     cache = lm.new_cache(prefix + max(len(prompt.after) for prompt in prompts) + horizon)
-    lm.model(torch.cat([head, body], dim=1), past_key_values=cache, logits_to_keep=1)
+    read(torch.cat([head, body], dim=1), cache, 1)
     measured = []
     for prompt in prompts:
         cache.rewind(prefix)
-        measured.append(_read(lm, _rows(prompt.after, body), cache, prompt, horizon, index))
+        measured.append(_read(lm, read, _rows(prompt.after, body), cache, prompt, horizon, index))
     return measured
 
 
@@ -61,9 +72,18 @@ def _rows(ids: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(ids, dtype=like.dtype, device=like.device).expand(like.shape[0], -1)
 
 
-def _read(lm: LanguageModel, ids: torch.Tensor, cache: Any, prompt: Prompt, horizon: int, index: int) -> Measured:
+def _own_forward(lm: LanguageModel) -> Forward:
+    def forward(ids: torch.Tensor, cache: Any, keep: int) -> torch.Tensor:
+        return lm.model(ids, past_key_values=cache, logits_to_keep=keep).logits
+
+    return forward
+
+
+def _read(
+    lm: LanguageModel, read: Forward, ids: torch.Tensor, cache: Any, prompt: Prompt, horizon: int, index: int
+) -> Measured:
     """Read [b, T] ids that end with the question, then look ahead."""
-    logits = lm.model(ids, past_key_values=cache, logits_to_keep=len(prompt.after)).logits  # [b, after, V]
+    logits = read(ids, cache, len(prompt.after))  # [b, after, V]
     asked = torch.tensor(prompt.question, device=ids.device)
     likelihood = torch.zeros(ids.shape[0], device=ids.device)
     for i in range(1, len(asked)):  # position by position: [b, V] in float32 is all that is ever widened
@@ -71,7 +91,7 @@ def _read(lm: LanguageModel, ids: torch.Tensor, cache: Any, prompt: Prompt, hori
             logits[:, i - 1].float(), asked[i].expand(ids.shape[0]), reduction="none"
         )
     likelihood /= max(1, len(asked) - 1)
-    entropies, sound = _look_ahead(lm, logits[:, -1], cache, horizon)
+    entropies, sound = _look_ahead(lm, read, logits[:, -1], cache, horizon)
     if not bool(sound & torch.isfinite(likelihood).all()):
         raise ModelError(
             f"the model's logits are not numbers for a segment at or after number {index} (got NaN or infinity); "
@@ -80,7 +100,9 @@ def _read(lm: LanguageModel, ids: torch.Tensor, cache: Any, prompt: Prompt, hori
     return Measured(entropies.cpu().numpy(), likelihood.cpu().numpy())
 
 
-def _look_ahead(lm: LanguageModel, logits: torch.Tensor, cache: Any, horizon: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _look_ahead(
+    lm: LanguageModel, read: Forward, logits: torch.Tensor, cache: Any, horizon: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Entropies [b, horizon] at greedily decoded tokens, NaN after the token that ends a row's answer.
 
     Also whether all of them until there are numbers: a boolean tensor.
@@ -98,5 +120,5 @@ def _look_ahead(lm: LanguageModel, logits: torch.Tensor, cache: Any, horizon: in
         live = live & ~stops[chosen]
         if step + 1 == horizon or not bool(live.any()):
             break
-        logits = lm.model(chosen[:, None], past_key_values=cache, logits_to_keep=1).logits[:, -1]
+        logits = read(chosen[:, None], cache, 1)[:, -1]
     return entropies, sound

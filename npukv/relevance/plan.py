@@ -37,14 +37,17 @@ class Plan:
         """Whether a segment is read once and its keys and values serve several questions."""
         return len(self.prompts) > 1 and len({prompt.head for prompt in self.prompts}) == 1
 
-    def identity(self, lm: LanguageModel) -> dict[str, str]:
-        """What the scores depend on besides the question, as hashes."""
+    def identity(self, lm: LanguageModel, forward: str = "") -> dict[str, str]:
+        """What the scores depend on besides the question, as hashes; `forward` names a way of reading other than the
+        model's own."""
         if isinstance(self.segments, Windows):
             lengths = [self.segments.length]
         else:
             lengths = sorted({segment.end - segment.start for segment in self.segments})
         first_two = [segment.start for segment in self.segments[:2]]
         settings = fingerprint(lengths, first_two, self.horizon, self.shared and lm.rewindable, lm.device.name)
+        if forward:
+            settings = fingerprint(settings, forward)
         text = self.tokens.fingerprint or fingerprint(self.tokens.ids.tobytes())
         return {"text": text, "model": lm.fingerprint, "settings": settings}
 

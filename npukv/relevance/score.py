@@ -22,6 +22,7 @@ from npukv.parallel.share import shares
 from npukv.parallel.tokens import PART, open_tokens
 from npukv.relevance import measures
 from npukv.relevance.batches import batch_size
+from npukv.relevance.fast_forward import FastForward, choose_forward
 from npukv.relevance.journal import Journal, scored_by_all
 from npukv.relevance.measure import measure_batch
 from npukv.relevance.measures import Measured
@@ -65,6 +66,7 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
     index: str | Path | None = None,
     mode: str = "exact",
     shortlist: str | int = SHORTLIST,
+    forward: str | FastForward = "auto",
     ranks: Ranks = ALONE,
 ) -> Scores | list[Scores]:
     """Score all segments of a text by the model's certainty about a question (XL3M, arXiv 2405.17755).
@@ -86,6 +88,8 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
         mode: "exact" scores all segments. "sketch" and "bm25" score only those that a sketch of the text's keys, or
             the question's words, find promising; scores of the others are infinite.
         shortlist: how many those are: "1%", or a number of segments.
+        forward: how the model reads: "plain", its own way; "fused", compiled blocks; "8bit", those with 8-bit products;
+            "auto", fused where long work on a card makes up for compiling; or a `FastForward` made before.
         ranks: from `npukv.parallel.ranks.join`, where several processes share the work. All of them make the same call
             and get the same result, to the bit the same as one process's.
 
@@ -116,6 +120,7 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
                 progress=progress,
                 mode=mode,
                 shortlist=shortlist,
+                forward=forward,
                 ranks=ranks,
             )
             for one in asked
@@ -135,8 +140,10 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
     likelihoods = np.full((len(asked), len(plan.segments)), np.nan, dtype=np.float32)
     fresh = [0] * len(asked)
     only = find_shortlist(lm, plan, mode, shortlist, ranks=ranks, progress=progress)
-    parts = list(stream_scores(lm, plan, run=run, batch=batch, progress=progress, only=only, ranks=ranks))
-    for part in gather_batches(plan, parts, len(plan.segments) if only is None else len(only), progress, ranks):
+    wanted = len(plan.segments) if only is None else len(only)
+    options: dict[str, Any] = {"run": run, "batch": batch, "progress": progress, "only": only, "ranks": ranks}
+    parts = list(stream_scores(lm, plan, forward=forward, **options))
+    for part in gather_batches(plan, parts, wanted, progress, ranks):
         rows = list(part.segments)
         entropies[part.question, rows] = part.measured.entropies
         likelihoods[part.question, rows] = part.measured.question
@@ -208,7 +215,8 @@ def stream_scores(
     run: str | Path | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
-    only: Sequence[int] | None = None,
+    only: Sequence[int] | np.ndarray | None = None,
+    forward: str | FastForward = "auto",
     ranks: Ranks = ALONE,
 ) -> Iterator[ScoredBatch]:
     """Score a plan's segments batch by batch, journalling each before it is yielded.
@@ -218,9 +226,13 @@ def stream_scores(
 
     Args:
         only: the segments to score, ascending; None = all.
+        forward: as of `score_segments`.
         ranks: of several, each yields its own share; what was resumed comes from rank 0.
     """
-    identity = plan.identity(lm)
+    wanted = range(len(plan.segments)) if only is None else [int(index) for index in only]
+    length = plan.segments[0].end - plan.segments[0].start
+    reading = choose_forward(lm, forward, len(wanted) * (length + len(plan.prompts[0])))
+    identity = plan.identity(lm, reading.name if reading else "")
     keys = plan.keys()
     known: list[dict[int, tuple[np.ndarray, float]]] = [{} for _ in keys]
     if run is not None and ranks.first:  # before any rank writes
@@ -228,7 +240,6 @@ def stream_scores(
     ranks.agree(None, "read the journals")
     journal = None if run is None else Journal(run, identity, ranks.rank)
     try:
-        wanted = range(len(plan.segments)) if only is None else [int(index) for index in only]
         for i, scored in enumerate(known):
             found = {index: scored[index] for index in wanted if index in scored} if scored else {}
             if found:
@@ -246,7 +257,7 @@ def stream_scores(
         share = shares(costs, ranks.size)[ranks.rank]
         mine = wanted[share.start * size : share.stop * size]
         report = _reporter(plan, mine, wanted, progress, ranks)
-        yield from _stream(lm, plan, mine, size, done, journal, report)
+        yield from _stream(lm, plan, mine, size, done, journal, report, reading)
     finally:
         if journal is not None:
             journal.close()
@@ -288,6 +299,7 @@ def _stream(
     done: list[set[int]],
     journal: Journal | None,
     report: Callable[[int], None],
+    forward: FastForward | None,
 ) -> Iterator[ScoredBatch]:
     """Score one rank's segments, in batches of at most `size`."""
     keys = plan.keys()
@@ -295,7 +307,7 @@ def _stream(
     while position < len(mine):
         chunk = mine[position : position + size]
         try:
-            yield from _score_chunk(lm, plan, chunk, done, keys, journal)
+            yield from _score_chunk(lm, plan, chunk, done, keys, journal, forward, size)
         except Exception as error:
             if not lm.device.is_out_of_memory(error) or size == 1:
                 raise
@@ -315,6 +327,8 @@ def _score_chunk(
     done: list[set[int]],
     keys: list[str],
     journal: Journal | None,
+    forward: FastForward | None,
+    size: int,
 ) -> Iterator[ScoredBatch]:
     """Measure what is missing of some segments; questions that miss the same ones share the reading.
 
@@ -328,7 +342,15 @@ def _score_chunk(
     for rows, questions in missing.items():
         windows = [plan.segments[row] for row in rows]
         ids = np.stack([plan.tokens.ids[window.start : window.end] for window in windows])
-        measured = measure_batch(lm, ids, [plan.prompts[i] for i in questions], plan.horizon, rows[0])
+        asked = [plan.prompts[i] for i in questions]
+        if forward is None:
+            measured = measure_batch(lm, ids, asked, plan.horizon, rows[0])
+        else:  # what is compiled is compiled for one shape
+            full = np.concatenate([ids, np.repeat(ids[-1:], size - len(ids), axis=0)])
+            measured = [
+                Measured(padded.entropies[: len(ids)], padded.question[: len(ids)])
+                for padded in measure_batch(lm, full, asked, plan.horizon, rows[0], forward)
+            ]
         if journal is not None:
             journal.record(rows, {keys[i]: values for i, values in zip(questions, measured, strict=True)})
         for i in questions:

@@ -57,7 +57,7 @@ def shortlist(
     """The segments to score for the plan's one question, ascending; None = all.
 
     Raises:
-        InputError: an unknown mode or size, or a library that is missing.
+        InputError: an unknown mode or size.
     """
     if check_mode(mode) == "exact":
         return None
@@ -76,19 +76,24 @@ def sketch_distances(
     return search(lm, sketch, plan.prompts[0], plan.segments, ranks=ranks)
 
 
+#: Saturation of repeated tokens in BM25 (segments are equally long, so its length term is 1).
+K1 = 1.5
+
+
 def bm25_distances(lm: LanguageModel, plan: Plan, ranks: Ranks = ALONE) -> np.ndarray:
-    """By the words a segment shares with the question (BM25, by the bm25s library), on rank 0."""
+    """By the question's tokens a segment holds (Okapi BM25, negated), float64 [n]; no index is needed for one question.
+
+    Source: Robertson and Zaragoza, The Probabilistic Relevance Framework (2009), with idf = log(1 + (n - d + .5) /
+    (d + .5)) for d of n segments that hold a token.
+    """
     found = None
     if ranks.first:
-        try:
-            import bm25s
-        except ModuleNotFoundError:
-            raise InputError(
-                "mode bm25 needs the bm25s library, which is missing; install it with pip install 'npukv[eval]'"
-            ) from None
-        texts = lm.tokenizer.batch_decode([plan.tokens.ids[part.start : part.end] for part in plan.segments])
-        words = bm25s.tokenize([plan.asked[0]], stopwords="en", return_ids=False, show_progress=False)[0]
-        index = bm25s.BM25()
-        index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
-        found = -np.asarray(index.get_scores(words), dtype=np.float64)
+        ids, count, length = plan.tokens.ids, len(plan.segments), plan.segments[0].end - plan.segments[0].start
+        starts = np.array([plan.segments[i].start for i in range(count)])
+        found = np.zeros(count)
+        for token in sorted({*lm.encode(plan.asked[0]), *lm.encode(" " + plan.asked[0])}):
+            before = np.concatenate([[0], np.cumsum(ids == token, dtype=np.int32)])
+            held = (before[starts + length] - before[starts]).astype(np.float64)
+            holding = np.count_nonzero(held)
+            found -= np.log1p((count - holding + 0.5) / (holding + 0.5)) * held * (K1 + 1) / (held + K1)
     return ranks.agree(found, "search the words")

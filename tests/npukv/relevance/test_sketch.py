@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from npukv.errors import InputError, ModelError, RunError
 from npukv.parallel.tokens import open_tokens
 from npukv.relevance import sketch as module
 from npukv.relevance.plan import make_plan
-from npukv.relevance.shortlist import shortlist, shortlist_size
+from npukv.relevance.shortlist import bm25_distances, shortlist, shortlist_size
 from npukv.relevance.sketch import BITS, early_keys, open_sketch, search, unpack
 from npukv.text import tokenize
 
@@ -143,11 +144,26 @@ def test_a_model_without_key_projections_is_refused(load_tiny: Callable[[str], A
         npukv.score_segments(load_tiny("gpt2"), text, QUESTION, mode="sketch")
 
 
+def test_bm25_counts_the_questions_tokens(llama: Any, text: str) -> None:
+    """Against the formula, segment by segment."""
+    tokens = tokenize(llama.tokenizer, text)
+    plan = make_plan(llama, tokens, (QUESTION,), segment=40, overlap=10)
+    asked = {*llama.encode(QUESTION), *llama.encode(" " + QUESTION)}
+    held = [list(tokens.ids[part.start : part.end]) for part in plan.segments]
+    expected = []
+    for ids in held:
+        total = 0.0
+        for token in asked:
+            frequency, documents = ids.count(token), sum(token in other for other in held)
+            weight = math.log(1 + (len(held) - documents + 0.5) / (documents + 0.5))
+            total += weight * frequency * 2.5 / (frequency + 1.5)
+        expected.append(-total)
+    np.testing.assert_allclose(bm25_distances(llama, plan), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("mode", ["sketch", "bm25"])
 def test_the_shortlist_is_scored_exactly(deep: Any, text: str, tmp_path: Path, mode: str) -> None:
     options: dict[str, Any] = {"segment": 40, "horizon": 2}
-    if mode == "bm25":
-        pytest.importorskip("bm25s")
     every = npukv.score_segments(deep, text, QUESTION, **options)
     short = npukv.score_segments(deep, text, QUESTION, mode=mode, shortlist=7, run=tmp_path, **options)
     rows = short.shortlist
