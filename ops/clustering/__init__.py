@@ -1,1 +1,7 @@
-"""Soft matching of keys and merging them into centroids."""
+"""Clusters of keys: chunked soft matching, and degree-weighted merging into centroids."""
+
+from npukv.ops.clustering.operators import cluster, merge_centroids, soft_match
+from npukv.ops.clustering.plan import merge_plan
+from npukv.ops.clustering.reference import merge_degrees
+
+__all__ = ["cluster", "merge_centroids", "merge_degrees", "merge_plan", "soft_match"]

@@ -1,0 +1,28 @@
+"""How many keys are merged in which pass: fixed by lengths alone, so that every head does the same."""
+
+from __future__ import annotations
+
+
+def merge_plan(tokens: int, goal: int, chunk: int, share: float = 0.25) -> list[int]:
+    """Passes that bring `tokens` keys down to `goal`, as [chunks, chunk, merges, chunks, chunk, merges, ...].
+
+    In each pass the first `chunks` chunks of `chunk` keys give up `merges` keys in all, each as many as the others or
+    one more; what is left behind them stays. A pass merges at most `share` of all keys: what is alike collapses first,
+    and rare keys are left when the goal is reached (passes that halve lose them).
+
+    Args:
+        chunk: keys per chunk, about: chunks are made equally large, and even.
+    """
+    plan: list[int] = []
+    while tokens > max(goal, 1):
+        chunks = max(1, min(round(tokens / chunk), tokens // 2))
+        size = tokens // chunks // 2 * 2
+        merges = min(tokens - goal, max(1, int(tokens * share)), chunks * size // 2)
+        plan += [chunks, size, merges]
+        tokens -= merges
+    return plan
+
+
+def shares(chunks: int, merges: int) -> list[int]:
+    """How many of a pass's merges fall to the chunks before each: [0, ..., merges], chunks + 1 numbers."""
+    return [merges * index // chunks for index in range(chunks + 1)]
