@@ -92,33 +92,35 @@ Tensor hamming_blocks(const Tensor& query_codes, const Tensor& key_codes, const 
     return indices;
 }
 
-std::tuple<Tensor, Tensor, Tensor> merged_like(const Tensor& keys, const Tensor& values, const Tensor& degrees,
-                                               const Tensor& source, const Tensor& target) {
+using Merged = std::tuple<Tensor, Tensor, Tensor>;
+
+Merged merged_like(const Tensor& keys, const Tensor& values, const Tensor& degrees, const Tensor& places,
+                   int64_t chunks, int64_t chunk, int64_t merges) {
     TORCH_CHECK(keys.dim() == 4 && keys.sizes() == values.sizes() && keys.scalar_type() == values.scalar_type(),
-                "got keys ", keys.sizes(), " and values ", values.sizes(), ", expected [B, H, n, D] of one type");
-    TORCH_CHECK(degrees.sizes() == keys.sizes().slice(0, 3) && degrees.scalar_type() == at::kFloat,
-                "got degrees ", degrees.sizes(), ", expected float32 [B, H, n]");
-    TORCH_CHECK(source.dim() == 4 && source.sizes() == target.sizes() && source.size(0) == keys.size(0) &&
-                    source.size(1) == keys.size(1) && source.scalar_type() == at::kInt &&
-                    target.scalar_type() == at::kInt,
-                "got source ", source.sizes(), " and target ", target.sizes(), ", expected int32 [B, H, n/c, r]");
-    const int64_t left = keys.size(2) - source.size(2) * source.size(3);
-    const std::vector<int64_t> sizes = {keys.size(0), keys.size(1), left, keys.size(3)};
+                "got keys ", keys.sizes(), " and values ", values.sizes(), ", expected [B, H, L, D] of one type");
+    TORCH_CHECK(degrees.sizes() == keys.sizes().slice(0, 3) && degrees.scalar_type() == at::kFloat, "got degrees ",
+                degrees.sizes(), ", expected float32 [B, H, L]");
+    TORCH_CHECK(places.sizes() == degrees.sizes() && places.scalar_type() == at::kInt, "got places ", places.sizes(),
+                ", expected int32 [B, H, L]");
+    TORCH_CHECK(chunks >= 1 && chunk >= 2 && chunks * chunk <= keys.size(2) && merges >= 0 &&
+                    merges <= chunks * chunk / 2,
+                "got ", merges, " merges in ", chunks, " chunks of ", chunk, " of ", keys.size(2),
+                " tokens, expected at most half of the chunks' tokens");
+    const std::vector<int64_t> sizes = {keys.size(0), keys.size(1), keys.size(2) - merges, keys.size(3)};
     return {at::empty(sizes, keys.options()), at::empty(sizes, values.options()),
-            at::empty({sizes[0], sizes[1], left}, degrees.options())};
+            at::empty({sizes[0], sizes[1], sizes[2]}, degrees.options())};
 }
 
-std::tuple<Tensor, Tensor, Tensor> centroid_merge(const Tensor& keys, const Tensor& values, const Tensor& degrees,
-                                                  const Tensor& source, const Tensor& target) {
-    auto merged = merged_like(keys, values, degrees, source, target);
-    const Tensor k = keys.contiguous(), v = values.contiguous(), n = degrees.contiguous();
-    const Tensor from = source.contiguous(), into = target.contiguous();
-    const Described a(k), b(v), c(n), d(from), e(into);
+Merged centroid_merge(const Tensor& keys, const Tensor& values, const Tensor& degrees, const Tensor& places,
+                      int64_t chunks, int64_t chunk, int64_t merges) {
+    Merged merged = merged_like(keys, values, degrees, places, chunks, chunk, merges);
+    const Tensor k = keys.contiguous(), v = values.contiguous(), n = degrees.contiguous(), p = places.contiguous();
+    const Described a(k), b(v), c(n), d(p);
     const Described x(std::get<0>(merged)), y(std::get<1>(merged)), z(std::get<2>(merged));
     uint64_t workspace = 0;
     aclOpExecutor* executor = nullptr;
-    check(aclnnCentroidMergeGetWorkspaceSize(a.get(), b.get(), c.get(), d.get(), e.get(), x.get(), y.get(), z.get(),
-                                             &workspace, &executor),
+    check(aclnnCentroidMergeGetWorkspaceSize(a.get(), b.get(), c.get(), d.get(), chunks, chunk, merges, x.get(),
+                                             y.get(), z.get(), &workspace, &executor),
           "aclnnCentroidMergeGetWorkspaceSize");
     launch(aclnnCentroidMerge, workspace, executor, k, "aclnnCentroidMerge");
     return merged;
@@ -129,8 +131,8 @@ std::tuple<Tensor, Tensor, Tensor> centroid_merge(const Tensor& keys, const Tens
 TORCH_LIBRARY(npukv_ascendc, m) {
     m.def("hamming_blocks(Tensor query_codes, Tensor key_codes, Tensor length, int blocks, int sink_blocks, "
           "int recent_blocks) -> Tensor");
-    m.def("centroid_merge(Tensor keys, Tensor values, Tensor degrees, Tensor source, Tensor target) -> "
-          "(Tensor, Tensor, Tensor)");
+    m.def("centroid_merge(Tensor keys, Tensor values, Tensor degrees, Tensor places, int chunks, int chunk, "
+          "int merges) -> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(npukv_ascendc, PrivateUse1, m) {

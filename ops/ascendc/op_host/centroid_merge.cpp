@@ -1,10 +1,11 @@
-// CentroidMerge: tokens of each chunk merge into others by degree-weighted means; what is left moves together.
+// CentroidMerge: tokens of each chunk merge by degree-weighted means; what is left moves together.
 //
-//   keys, values    [B, H, n, D]       half, bfloat16 or float
-//   degrees         float [B, H, n]    tokens that each stands for
-//   source, target  int32 [B, H, n/c, r]  places within the chunk: source merges into target. No place is a source twice
-//                                         or both source and target; a target may take several.
-//   -> merged_keys, merged_values [B, H, n/c (c - r), D], merged_degrees [B, H, n/c (c - r)], in the order of the tokens
+//   keys, values  [B, H, L, D]     half, bfloat16 or float
+//   degrees       float [B, H, L]  tokens that each stands for
+//   places        int32 [B, H, L]  each token's place among those left, as one pass of soft matching makes them: of the
+//                                  first `chunks` chunks of `chunk` tokens, chunk i of n gives up as many as lie from
+//                                  floor(merges i / n) to floor(merges (i + 1) / n); its tokens go to its own places
+//   -> merged_keys, merged_values [B, H, L - merges, D], merged_degrees float [B, H, L - merges]
 #include <cstdio>
 
 #include "centroid_merge_tiling.h"
@@ -15,7 +16,7 @@
 namespace optiling {
 static ge::graphStatus TileCentroidMerge(gert::TilingContext* context) {
     const auto keys = context->GetInputShape(0)->GetStorageShape();
-    const auto source = context->GetInputShape(3)->GetStorageShape();
+    const auto* attributes = context->GetAttrs();
     const auto type = context->GetInputDesc(0)->GetDataType();
     auto platform = platform_ascendc::PlatformAscendC(context->GetPlatformInfo());
     npukv::Card card = {0, static_cast<uint32_t>(platform.GetCoreNumAiv())};
@@ -23,17 +24,21 @@ static ge::graphStatus TileCentroidMerge(gert::TilingContext* context) {
 
     npukv::MergePlan plan = {};
     const char* wrong = npukv::plan_merge(card, keys.GetDim(0) * keys.GetDim(1), keys.GetDim(2), keys.GetDim(3),
-                                          source.GetDim(2), source.GetDim(3), type == ge::DT_FLOAT ? 4 : 2, plan);
+                                          *attributes->GetInt(0), *attributes->GetInt(1), *attributes->GetInt(2),
+                                          type == ge::DT_FLOAT ? 4 : 2, plan);
     if (wrong != nullptr) {
         std::fprintf(stderr, "CentroidMerge: %s\n", wrong);
         return ge::GRAPH_FAILED;
     }
     CentroidMergeTilingData tiling;
+    tiling.set_rows(plan.rows);
+    tiling.set_tokens(plan.tokens);
+    tiling.set_width(plan.width);
     tiling.set_chunks(plan.chunks);
     tiling.set_chunk(plan.chunk);
     tiling.set_merges(plan.merges);
-    tiling.set_width(plan.width);
     tiling.set_columns(plan.columns);
+    tiling.set_parts(plan.parts);
     tiling.SaveToBuffer(context->GetRawTilingData()->GetData(), context->GetRawTilingData()->GetCapacity());
     context->GetRawTilingData()->SetDataSize(tiling.GetDataSize());
     context->SetBlockDim(plan.cores);
@@ -46,13 +51,13 @@ static ge::graphStatus TileCentroidMerge(gert::TilingContext* context) {
 namespace ge {
 static graphStatus ShapeOfCentroidMerge(gert::InferShapeContext* context) {
     const gert::Shape* keys = context->GetInputShape(0);
-    const gert::Shape* source = context->GetInputShape(3);
+    const int64_t merges = *context->GetAttrs()->GetInt(2);
     for (int output = 0; output < 3; ++output) {
         gert::Shape* merged = context->GetOutputShape(output);
         merged->SetDimNum(output < 2 ? 4 : 3);
         merged->SetDim(0, keys->GetDim(0));
         merged->SetDim(1, keys->GetDim(1));
-        merged->SetDim(2, keys->GetDim(2) - source->GetDim(2) * source->GetDim(3));
+        merged->SetDim(2, keys->GetDim(2) - merges);
         if (output < 2) merged->SetDim(3, keys->GetDim(3));
     }
     return GRAPH_SUCCESS;
@@ -72,16 +77,18 @@ public:
     explicit CentroidMerge(const char* name) : OpDef(name) {
         const auto stored = {ge::DT_FLOAT16, ge::DT_BF16, ge::DT_FLOAT};
         const auto floats = {ge::DT_FLOAT, ge::DT_FLOAT, ge::DT_FLOAT};
-        const auto places = {ge::DT_INT32, ge::DT_INT32, ge::DT_INT32};
+        const auto numbers = {ge::DT_INT32, ge::DT_INT32, ge::DT_INT32};
         const auto format = {ge::FORMAT_ND, ge::FORMAT_ND, ge::FORMAT_ND};
         this->Input("keys").ParamType(REQUIRED).DataType(stored).Format(format);
         this->Input("values").ParamType(REQUIRED).DataType(stored).Format(format);
         this->Input("degrees").ParamType(REQUIRED).DataType(floats).Format(format);
-        this->Input("source").ParamType(REQUIRED).DataType(places).Format(format);
-        this->Input("target").ParamType(REQUIRED).DataType(places).Format(format);
+        this->Input("places").ParamType(REQUIRED).DataType(numbers).Format(format);
         this->Output("merged_keys").ParamType(REQUIRED).DataType(stored).Format(format);
         this->Output("merged_values").ParamType(REQUIRED).DataType(stored).Format(format);
         this->Output("merged_degrees").ParamType(REQUIRED).DataType(floats).Format(format);
+        this->Attr("chunks").AttrType(REQUIRED).Int();
+        this->Attr("chunk").AttrType(REQUIRED).Int();
+        this->Attr("merges").AttrType(REQUIRED).Int();
         this->SetInferShape(ge::ShapeOfCentroidMerge);
         this->SetInferDataType(ge::TypeOfCentroidMerge);
         this->AICore().SetTiling(optiling::TileCentroidMerge);

@@ -6,11 +6,14 @@
 
 namespace optiling {
 BEGIN_TILING_DATA_DEF(CentroidMergeTilingData)
+TILING_DATA_FIELD_DEF(uint32_t, rows);
+TILING_DATA_FIELD_DEF(uint32_t, tokens);
+TILING_DATA_FIELD_DEF(uint32_t, width);
 TILING_DATA_FIELD_DEF(uint32_t, chunks);
 TILING_DATA_FIELD_DEF(uint32_t, chunk);
 TILING_DATA_FIELD_DEF(uint32_t, merges);
-TILING_DATA_FIELD_DEF(uint32_t, width);
 TILING_DATA_FIELD_DEF(uint32_t, columns);
+TILING_DATA_FIELD_DEF(uint32_t, parts);
 END_TILING_DATA_DEF;
 
 REGISTER_TILING_DATA_CLASS(CentroidMerge, CentroidMergeTilingData)

@@ -84,37 +84,44 @@ inline const char* plan_hamming(const Card& card, int64_t batch, int64_t heads, 
     return nullptr;
 }
 
+constexpr uint32_t LONGEST = 128;  // tokens of a chunk of which the kernel keeps track
+
 struct MergePlan {
-    uint32_t chunks, chunk, merges, width;
+    uint32_t rows, tokens, width, chunks, chunk, merges;
     uint32_t columns;  // of a key or value handled at once
+    uint32_t parts;    // of a row: its chunks, then what lies behind them in pieces as long
     uint32_t cores;
 };
 
+// Loaded, widened, averaged, narrowed rows; degrees, places and new degrees.
 constexpr uint64_t merging_bytes(uint64_t chunk, uint64_t columns, uint64_t element) {
-    return chunk * columns * (2 * element + sizeof(float) + 2 * element) + 4 * up(chunk * 4, 32);
+    return 2 * up(chunk * columns * element, 32) * 2 + 2 * chunk * columns * sizeof(float) + 3 * up(chunk * 4, 32);
 }
 
 // Fills the plan; gives what is wrong with the arguments, or nullptr.
-inline const char* plan_merge(const Card& card, int64_t rows, int64_t tokens, int64_t width, int64_t chunks_per_row,
-                              int64_t merges, int64_t element, MergePlan& plan) {
-    if (rows < 1 || tokens < 1 || chunks_per_row < 1) return "keys must not be empty";
-    if (tokens % chunks_per_row != 0) return "the tokens must fill whole chunks";
-    const int64_t chunk = tokens / chunks_per_row;
-    if (chunk > 64 || chunk % 8 != 0) return "a chunk must have 8, 16, ... 64 tokens";
-    if (merges < 1 || merges > chunk / 2) return "at most half of a chunk can be merged away";
+inline const char* plan_merge(const Card& card, int64_t rows, int64_t tokens, int64_t width, int64_t chunks,
+                              int64_t chunk, int64_t merges, int64_t element, MergePlan& plan) {
+    if (rows < 1 || tokens < 1) return "keys must not be empty";
+    if (chunks < 1 || chunk < 2 || chunk % 2 != 0 || chunk > LONGEST) return "a chunk must have 2, 4, ... 128 tokens";
+    if (chunks * chunk > tokens) return "the chunks hold more tokens than there are";
+    if (merges < 0 || merges > chunks * chunk / 2) return "at most half of the chunks' tokens can be merged away";
     const int64_t align = 32 / element;
-    if (width % align != 0) return "a key must fill whole blocks of 32 bytes";
+    if (width < align || width % align != 0) return "a key must fill whole blocks of 32 bytes";
     const uint64_t room = card.unified_buffer - RESERVED;
     int64_t columns = width;
     while (columns > align && merging_bytes(chunk, columns, element) > room)
         columns = static_cast<int64_t>(up(columns / 2, align));
     if (merging_bytes(chunk, columns, element) > room) return "the unified buffer is too small for a chunk";
-    plan.chunks = static_cast<uint32_t>(rows * chunks_per_row);
+    plan.rows = static_cast<uint32_t>(rows);
+    plan.tokens = static_cast<uint32_t>(tokens);
+    plan.width = static_cast<uint32_t>(width);
+    plan.chunks = static_cast<uint32_t>(chunks);
     plan.chunk = static_cast<uint32_t>(chunk);
     plan.merges = static_cast<uint32_t>(merges);
-    plan.width = static_cast<uint32_t>(width);
     plan.columns = static_cast<uint32_t>(columns);
-    plan.cores = plan.chunks < card.cores ? plan.chunks : card.cores;
+    plan.parts = static_cast<uint32_t>(up(tokens, chunk) / chunk);
+    const uint64_t items = static_cast<uint64_t>(plan.rows) * plan.parts;
+    plan.cores = static_cast<uint32_t>(items < card.cores ? items : card.cores);
     return nullptr;
 }
 

@@ -1,12 +1,12 @@
-// CentroidMerge on the vector cores: every core takes whole chunks. Means are computed in float; a token that neither
-// merges nor is merged into leaves as it came, to the bit.
+// CentroidMerge on the vector cores: every core takes chunks. Means are computed in float; a token that neither merges
+// nor is merged into leaves as it came, to the bit.
 #include "kernel_operator.h"
 
 using namespace AscendC;
 
 namespace {
 
-constexpr uint32_t LONGEST = 64;  // tokens of a chunk
+constexpr uint32_t LONGEST = 128;  // tokens of a chunk
 
 __aicore__ inline void Settle() { PipeBarrier<PIPE_V>(); }
 
@@ -17,21 +17,22 @@ __aicore__ inline void Order() {
     WaitFlag<event>(id);
 }
 
+__aicore__ inline uint32_t Smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
 template <typename T>
 class CentroidMergeKernel {
 public:
     template <typename Tiling>
-    __aicore__ inline CentroidMergeKernel(GM_ADDR keys, GM_ADDR values, GM_ADDR degrees, GM_ADDR source,
-                                          GM_ADDR target, GM_ADDR mergedKeys, GM_ADDR mergedValues,
-                                          GM_ADDR mergedDegrees, const Tiling& tiling)
-        : chunks(tiling.chunks), chunk(tiling.chunk), merges(tiling.merges), width(tiling.width),
-          columns(tiling.columns), left(tiling.chunk - tiling.merges) {
-        const uint64_t before = static_cast<uint64_t>(chunks) * chunk, after = static_cast<uint64_t>(chunks) * left;
+    __aicore__ inline CentroidMergeKernel(GM_ADDR keys, GM_ADDR values, GM_ADDR degrees, GM_ADDR places,
+                                          GM_ADDR mergedKeys, GM_ADDR mergedValues, GM_ADDR mergedDegrees,
+                                          const Tiling& tiling)
+        : rows(tiling.rows), tokens(tiling.tokens), width(tiling.width), chunks(tiling.chunks), chunk(tiling.chunk),
+          merges(tiling.merges), columns(tiling.columns), parts(tiling.parts) {
+        const uint64_t before = static_cast<uint64_t>(rows) * tokens, after = before - static_cast<uint64_t>(rows) * merges;
         keysGm.SetGlobalBuffer((__gm__ T*)keys, before * width);
         valuesGm.SetGlobalBuffer((__gm__ T*)values, before * width);
         degreesGm.SetGlobalBuffer((__gm__ float*)degrees, before);
-        sourceGm.SetGlobalBuffer((__gm__ int32_t*)source, static_cast<uint64_t>(chunks) * merges);
-        targetGm.SetGlobalBuffer((__gm__ int32_t*)target, static_cast<uint64_t>(chunks) * merges);
+        placesGm.SetGlobalBuffer((__gm__ int32_t*)places, before);
         mergedKeysGm.SetGlobalBuffer((__gm__ T*)mergedKeys, after * width);
         mergedValuesGm.SetGlobalBuffer((__gm__ T*)mergedValues, after * width);
         mergedDegreesGm.SetGlobalBuffer((__gm__ float*)mergedDegrees, after);
@@ -41,107 +42,101 @@ public:
         pipe.InitBuffer(loaded, 2, chunk * columns * sizeof(T));
         pipe.InitBuffer(stored, 2, chunk * columns * sizeof(T));
         pipe.InitBuffer(wide, chunk * columns * sizeof(float));
+        pipe.InitBuffer(means, chunk * columns * sizeof(float));
         pipe.InitBuffer(degreesQueue, 1, chunk * sizeof(float));
-        pipe.InitBuffer(pairsQueue, 2, (merges + 7) / 8 * 32);
-        pipe.InitBuffer(sums, (left + 7) / 8 * 32);
-        const uint32_t share = (chunks + GetBlockNum() - 1) / GetBlockNum();
-        for (uint32_t i = GetBlockIdx() * share; i < (GetBlockIdx() + 1) * share && i < chunks; ++i) {
-            Match(i);
+        pipe.InitBuffer(placesQueue, 1, chunk * sizeof(int32_t));
+        pipe.InitBuffer(sums, chunk * sizeof(float));
+        const uint32_t items = rows * parts, share = (items + GetBlockNum() - 1) / GetBlockNum();
+        for (uint32_t item = GetBlockIdx() * share; item < (GetBlockIdx() + 1) * share && item < items; ++item) {
+            const uint32_t row = item / parts, part = item % parts;
+            // Chunk by chunk; what lies behind the chunks moves up by all that merged.
+            const uint32_t start = part * chunk, end = Smaller(start + chunk, tokens);
+            const uint32_t first = start - Gone(part), last = part < chunks ? end - Gone(part + 1) : end - merges;
+            const uint64_t from = static_cast<uint64_t>(row) * tokens + start;
+            const uint64_t into = static_cast<uint64_t>(row) * (tokens - merges) + first;
+            Match(from, into, end - start, first, last - first);
             for (uint32_t column = 0; column < width; column += columns) {
-                const uint32_t part = width - column < columns ? width - column : columns;
-                Merge(keysGm, mergedKeysGm, i, column, part);
-                Merge(valuesGm, mergedValuesGm, i, column, part);
+                const uint32_t some = Smaller(width - column, columns);
+                Merge(keysGm[from * width + column], mergedKeysGm[into * width + column], end - start, last - first, some);
+                Merge(valuesGm[from * width + column], mergedValuesGm[into * width + column], end - start, last - first,
+                      some);
             }
         }
     }
 
 private:
-    // Who merges into whom, with which weight; writes the new degrees.
-    __aicore__ inline void Match(uint32_t i) {
+    // Tokens that merged away in the chunks before this one.
+    __aicore__ inline uint32_t Gone(uint32_t part) {
+        return part < chunks ? static_cast<uint32_t>(static_cast<uint64_t>(merges) * part / chunks) : merges;
+    }
+
+    // Which of the `left` places each of `count` tokens goes to, with which weight; writes the new degrees.
+    __aicore__ inline void Match(uint64_t from, uint64_t into, uint32_t count, uint32_t first, uint32_t left) {
+        const DataCopyExtParams shape = {1, static_cast<uint32_t>(count * sizeof(float)), 0, 0, 0};
         LocalTensor<float> degrees = degreesQueue.AllocTensor<float>();
-        DataCopy(degrees, degreesGm[static_cast<uint64_t>(i) * chunk], chunk);
+        DataCopyPad(degrees, degreesGm[from], shape, {false, 0, 0, 0});
         degreesQueue.EnQue(degrees);
-        const DataCopyExtParams shape = {1, static_cast<uint32_t>(merges * sizeof(int32_t)), 0, 0, 0};
-        LocalTensor<int32_t> source = pairsQueue.AllocTensor<int32_t>(), target = pairsQueue.AllocTensor<int32_t>();
-        DataCopyPad(source, sourceGm[static_cast<uint64_t>(i) * merges], shape, {false, 0, 0, 0});
-        pairsQueue.EnQue(source);
-        DataCopyPad(target, targetGm[static_cast<uint64_t>(i) * merges], shape, {false, 0, 0, 0});
-        pairsQueue.EnQue(target);
+        LocalTensor<int32_t> places = placesQueue.AllocTensor<int32_t>();
+        DataCopyPad(places, placesGm[from], shape, {false, 0, 0, 0});
+        placesQueue.EnQue(places);
         degrees = degreesQueue.DeQue<float>();
-        source = pairsQueue.DeQue<int32_t>();
-        target = pairsQueue.DeQue<int32_t>();
+        places = placesQueue.DeQue<int32_t>();
         Order<HardEvent::MTE2_S>();
 
-        alive = chunk < 64 ? (1ull << chunk) - 1 : ~0ull;
         float total[LONGEST];
-        for (uint32_t token = 0; token < chunk; ++token) total[token] = degrees.GetValue(token);
-        for (uint32_t p = 0; p < merges; ++p) {
-            from[p] = static_cast<uint32_t>(source.GetValue(p));
-            into[p] = static_cast<uint32_t>(target.GetValue(p));
-            alive &= ~(1ull << from[p]);
-            total[into[p]] += degrees.GetValue(from[p]);
+        for (uint32_t place = 0; place < left; ++place) total[place] = 0.0f;
+        for (uint32_t token = 0; token < count; ++token) {
+            // A place that is none of the chunk's would be an address anywhere: it becomes the chunk's last.
+            target[token] = Smaller(static_cast<uint32_t>(places.GetValue(token)) - first, left - 1);
+            total[target[token]] += degrees.GetValue(token);
         }
-        for (uint32_t p = 0; p < merges; ++p) {
-            moved[p] = degrees.GetValue(from[p]) / total[into[p]];
-            stays[p] = degrees.GetValue(into[p]) / total[into[p]];
-        }
+        for (uint32_t token = 0; token < count; ++token) weight[token] = degrees.GetValue(token) / total[target[token]];
         LocalTensor<float> merged = sums.Get<float>();
         Order<HardEvent::MTE3_S>();  // those of the chunk before are on their way out
-        uint32_t place = 0;
-        for (uint32_t token = 0; token < chunk; ++token) {
-            if (alive >> token & 1) merged.SetValue(place++, total[token]);
-        }
+        for (uint32_t place = 0; place < left; ++place) merged.SetValue(place, total[place]);
         Order<HardEvent::S_MTE3>();
         const DataCopyExtParams out = {1, static_cast<uint32_t>(left * sizeof(float)), 0, 0, 0};
-        DataCopyPad(mergedDegreesGm[static_cast<uint64_t>(i) * left], merged, out);
-        Order<HardEvent::S_MTE2>();  // the pairs are read: the next ones may come
+        DataCopyPad(mergedDegreesGm[into], merged, out);
+        Order<HardEvent::S_MTE2>();  // all is read: the next may come
         degreesQueue.FreeTensor(degrees);
-        pairsQueue.FreeTensor(source);
-        pairsQueue.FreeTensor(target);
+        placesQueue.FreeTensor(places);
     }
 
     // Some columns of a chunk's keys, or of its values.
-    __aicore__ inline void Merge(const GlobalTensor<T>& in, const GlobalTensor<T>& out, uint32_t i, uint32_t column,
-                                 uint32_t part) {
-        const uint32_t bytes = part * sizeof(T), rest = (width - part) * sizeof(T);
-        LocalTensor<T> rows = loaded.template AllocTensor<T>();
-        const uint64_t first = static_cast<uint64_t>(i) * chunk * width + column;
-        DataCopyPad(rows, in[first], DataCopyExtParams{static_cast<uint16_t>(chunk), bytes, rest, 0, 0},
+    __aicore__ inline void Merge(const GlobalTensor<T>& in, const GlobalTensor<T>& out, uint32_t count, uint32_t left,
+                                 uint32_t some) {
+        const uint32_t bytes = some * sizeof(T), rest = (width - some) * sizeof(T);
+        LocalTensor<T> taken = loaded.template AllocTensor<T>();
+        DataCopyPad(taken, in, DataCopyExtParams{static_cast<uint16_t>(count), bytes, rest, 0, 0},
                     DataCopyPadExtParams<T>{false, 0, 0, static_cast<T>(0)});
-        loaded.EnQue(rows);
-        rows = loaded.template DeQue<T>();
-        LocalTensor<float> mean = wide.Get<float>();
-        Widen(mean, rows, chunk * part);
+        loaded.EnQue(taken);
+        taken = loaded.template DeQue<T>();
+        LocalTensor<float> row = wide.Get<float>(), mean = means.Get<float>();
+        Widen(row, taken, count * some);
         Settle();
-        loaded.FreeTensor(rows);
+        loaded.FreeTensor(taken);
 
-        uint64_t scaled = 0;
-        for (uint32_t p = 0; p < merges; ++p) {
-            if (scaled >> into[p] & 1) continue;
-            scaled |= 1ull << into[p];
-            Muls(mean[into[p] * part], mean[into[p] * part], stays[p], part);
-        }
-        Settle();
-        uint64_t touched = 0;  // since the last barrier
-        for (uint32_t p = 0; p < merges; ++p) {
-            if (touched >> into[p] & 1) {
-                Settle();
-                touched = 0;
+        uint32_t settled = 1, touched[LONGEST];  // 0: nothing there yet, else at which barrier something came
+        for (uint32_t place = 0; place < left; ++place) touched[place] = 0;
+        for (uint32_t token = 0; token < count; ++token) {
+            const uint32_t place = target[token];
+            if (touched[place] == 0) {
+                Muls(mean[place * some], row[token * some], weight[token], some);
+            } else {
+                if (touched[place] == settled) {
+                    Settle();
+                    ++settled;
+                }
+                Axpy(mean[place * some], row[token * some], weight[token], some);
             }
-            touched |= 1ull << into[p];
-            Axpy(mean[into[p] * part], mean[from[p] * part], moved[p], part);
+            touched[place] = settled;
         }
         Settle();
         LocalTensor<T> narrow = stored.template AllocTensor<T>();
-        uint32_t place = 0;
-        for (uint32_t token = 0; token < chunk; ++token) {
-            if (alive >> token & 1) Narrow(narrow[place++ * part], mean[token * part], part);
-        }
+        Narrow(narrow, mean, left * some);
         stored.EnQue(narrow);
         narrow = stored.template DeQue<T>();
-        Settle();  // the means are read: the next ones may come
-        const uint64_t place0 = static_cast<uint64_t>(i) * left * width + column;
-        DataCopyPad(out[place0], narrow, DataCopyExtParams{static_cast<uint16_t>(left), bytes, 0, rest, 0});
+        DataCopyPad(out, narrow, DataCopyExtParams{static_cast<uint16_t>(left), bytes, 0, rest, 0});
         stored.FreeTensor(narrow);
     }
 
@@ -161,37 +156,35 @@ private:
         }
     }
 
-    const uint32_t chunks, chunk, merges, width, columns;
-    const uint32_t left;  // tokens of a chunk afterwards
-    uint64_t alive = 0;   // a bit for each token of the chunk that stays
-    uint32_t from[LONGEST / 2], into[LONGEST / 2];
-    float moved[LONGEST / 2], stays[LONGEST / 2];  // weights of a pair's source and target in the mean
+    const uint32_t rows, tokens, width, chunks, chunk, merges, columns, parts;
+    uint32_t target[LONGEST];  // of each token of the chunk: its place among those left of the chunk
+    float weight[LONGEST];     // and its weight in the mean there
     GlobalTensor<T> keysGm, valuesGm, mergedKeysGm, mergedValuesGm;
     GlobalTensor<float> degreesGm, mergedDegreesGm;
-    GlobalTensor<int32_t> sourceGm, targetGm;
-    TQue<TPosition::VECIN, 2> loaded, pairsQueue;
-    TQue<TPosition::VECIN, 1> degreesQueue;
+    GlobalTensor<int32_t> placesGm;
+    TQue<TPosition::VECIN, 2> loaded;
+    TQue<TPosition::VECIN, 1> degreesQueue, placesQueue;
     TQue<TPosition::VECOUT, 2> stored;
-    TBuf<TPosition::VECCALC> wide;
+    TBuf<TPosition::VECCALC> wide, means;
     TBuf<TPosition::VECOUT> sums;
 };
 
 }  // namespace
 
-extern "C" __global__ __aicore__ void centroid_merge(GM_ADDR keys, GM_ADDR values, GM_ADDR degrees, GM_ADDR source,
-                                                     GM_ADDR target, GM_ADDR merged_keys, GM_ADDR merged_values,
+extern "C" __global__ __aicore__ void centroid_merge(GM_ADDR keys, GM_ADDR values, GM_ADDR degrees, GM_ADDR places,
+                                                     GM_ADDR merged_keys, GM_ADDR merged_values,
                                                      GM_ADDR merged_degrees, GM_ADDR workspace, GM_ADDR tiling) {
     KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
     GET_TILING_DATA(data, tiling);
     TPipe pipe;
     if (TILING_KEY_IS(0)) {
-        CentroidMergeKernel<half>(keys, values, degrees, source, target, merged_keys, merged_values, merged_degrees,
-                                  data).Run(pipe);
+        CentroidMergeKernel<half>(keys, values, degrees, places, merged_keys, merged_values, merged_degrees, data)
+            .Run(pipe);
     } else if (TILING_KEY_IS(1)) {
-        CentroidMergeKernel<bfloat16_t>(keys, values, degrees, source, target, merged_keys, merged_values,
-                                        merged_degrees, data).Run(pipe);
+        CentroidMergeKernel<bfloat16_t>(keys, values, degrees, places, merged_keys, merged_values, merged_degrees, data)
+            .Run(pipe);
     } else if (TILING_KEY_IS(2)) {
-        CentroidMergeKernel<float>(keys, values, degrees, source, target, merged_keys, merged_values, merged_degrees,
-                                   data).Run(pipe);
+        CentroidMergeKernel<float>(keys, values, degrees, places, merged_keys, merged_values, merged_degrees, data)
+            .Run(pipe);
     }
 }
