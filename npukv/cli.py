@@ -205,11 +205,18 @@ def score(
             answer_prefix=answer_prefix,
         )
         only = find_shortlist(lm, plan, mode, shortlist, ranks=ranks, progress=progress)
-        options = {"run": run, "batch": batch, "progress": progress, "only": only, "forward": forward, "ranks": ranks}
+        options: dict[str, Any] = {
+            "run": run,
+            "batch": batch,
+            "progress": progress,
+            "only": only,
+            "forward": forward,
+            "ranks": ranks,
+        }
         stream = stream_scores(lm, plan, **options)
         if ranks.size > 1:  # streaming is for one process; several are gathered
-            wanted = len(plan.segments) if only is None else len(only)
-            stream = iter(gather_batches(plan, list(stream), wanted, progress, ranks))
+            count = len(plan.segments) if only is None else len(only)
+            stream = iter(gather_batches(plan, list(stream), count, progress, ranks))
         for part in stream:
             windows = [plan.segments[i] for i in part.segments]
             for record in Scores(question, windows, part.measured, measure).records() if ranks.first else ():

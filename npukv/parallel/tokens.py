@@ -148,7 +148,7 @@ def _work(described: str, text: str, loads: list[list[Part]], tell: Callable[[in
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "npukv.parallel.tokenise"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    workers = [subprocess.Popen(command, env=environment, **pipes) for _ in loads]
+    workers: list[Any] = [subprocess.Popen(command, env=environment, **pipes) for _ in loads]
     said: queue.Queue[int | None] = queue.Queue()
 
     def feed(worker: Any, parts: Sequence[Part]) -> None:

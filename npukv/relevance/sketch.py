@@ -152,8 +152,8 @@ def _settle(lm: LanguageModel, tokens: Tokens, folder: Path | None, ranks: Ranks
                     np.savez(partial, **arrays)  # type: ignore[arg-type]
                     os.replace(partial, path)
     arrays = ranks.agree(arrays, "begin the sketch")
-    mean, rotation = (torch.from_numpy(arrays[name]).to(place) for name in ("mean", "rotation"))
-    return Sketch(layer, mean, rotation, len(tokens), folder)
+    center, rotation = (torch.from_numpy(arrays[name]).to(place) for name in ("mean", "rotation"))
+    return Sketch(layer, center, rotation, len(tokens), folder)
 
 
 def _rotation(width: int) -> np.ndarray:
