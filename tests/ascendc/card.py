@@ -163,7 +163,7 @@ def build(folder: Path, spec: Spec, kernels: Sequence[str] = ()) -> list[Operato
     stem = folder / f"{spec.name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     stem.with_suffix(".h").write_text(text, encoding="utf-8")
     library, host = stem.with_suffix(".so"), SOURCES / "op_host"
-    command = ["g++", "-std=c++17", "-O0", "-fPIC", "-shared", "-pthread", f"-I{SHIM}", f"-I{host}"]
+    command = ["g++", "-std=c++17", "-O0", "-fPIC", "-shared", "-pthread", "-fno-gnu-unique", f"-I{SHIM}", f"-I{host}"]
     command += [f'-DHOST="{host / spec.name}.cpp"', f'-DKERNELS="{stem}.h"', f"-DTILING={spec.tiling}"]
     command += [f"-DTENSORS={spec.inputs + spec.outputs}", str(SHIM / "run.cpp"), "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,6 +1,7 @@
 // The custom operators as torch operators: npukv_ascendc::hamming_blocks and npukv_ascendc::centroid_merge, for tensors
 // on the card (in two steps, as aclnn has them: ask for the workspace, then launch on the current stream) and for
 // meta tensors.
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <tuple>
