@@ -126,6 +126,7 @@ def _run(
     import torch
     from transformers import TextStreamer
 
+    from npukv.cache.named import compress_now
     from npukv.decode import generate, prefill
 
     one_line = one_line and not getattr(lm.tokenizer, "chat_template", None)
@@ -153,6 +154,7 @@ def _run(
     if first:
         with torch.no_grad():
             prefill(lm.model, x[:, :first], cache, [0], chunk=CHUNK)
+            compress_now(cache)
     out = generate(
         lm,
         x,

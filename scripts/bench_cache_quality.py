@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from cache_quality_contexts import Context, ending_tokens, fact_context, text_context
 from cache_quality_evict import (
+    RECENT,
     SCORES,
     best,
     forced,
@@ -189,12 +190,14 @@ class Bench:
                 self.measure(name, contexts, cell, partial(kept_cache, *kept), self.at_once, full)
 
     def cluster(self, name: str, contexts: Any, ids: torch.Tensor, full: Any) -> None:
-        for share in self.options.shares:
-            for method, chunk in (("clustered", ids.shape[1]), ("clustered, read in 256s", 256)):
+        """As it comes, with as many last tokens as the others keep, and compressed while the context is being read."""
+        ways = {"clustered": {}, f"clustered, {RECENT} recent": {"recent": RECENT}, "clustered in steps": {"step": 256}}
+        for method, settings in ways.items():
+            for share in self.options.shares:
                 cell = self.cell("compress", method, share)
-                cache = npukv.ClusteredCache(self.model.config, keep=share)
-                for part in ids.split(chunk, dim=1):
-                    self.model(part, past_key_values=cache, logits_to_keep=1)
+                cache = npukv.ClusteredCache(self.model.config, keep=share, **settings)
+                self.model(ids, past_key_values=cache, logits_to_keep=1)
+                cache.compress()
                 said = cache.report()
                 cell.tokens, cell.bytes = said.physical_tokens, said.physical_bytes / said.logical_bytes
                 self.measure(name, contexts, cell, partial(copy.deepcopy, cache), self.at_once, full)

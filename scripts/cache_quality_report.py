@@ -121,8 +121,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
     names = {"eight": "8 facts: answers right", "one": "1 fact: answers right", "perplexity_ratio": "perplexity ratio"}
     for row, part in zip(grid, parts, strict=True):
         methods = list(dict.fromkeys(cell["method"] for cell in found["cells"] if cell["part"] == part))
+        plain = list(dict.fromkeys(method.removeprefix("kvpress ") for method in methods))
         for axes, (name, label) in zip(row, names.items(), strict=True):
-            for number, method in enumerate(methods):
+            for method in methods:
                 cells = [c for c in found["cells"] if (c["part"], c["method"]) == (part, method) and name in c]
                 cells.sort(key=lambda cell: cell["tokens"])
                 if not cells:
@@ -131,11 +132,11 @@ def draw(found: dict[str, Any], path: Path) -> None:
                 y = np.array([cell[name] for cell in cells])
                 ours = method.startswith(("clustered", "hashed"))
                 style = "-" if ours else ":" if method.startswith("kvpress") else "--"
-                ink = f"C{number % 10}"
+                ink = f"C{plain.index(method.removeprefix('kvpress ')) % 10}"
                 axes.plot(x, y[:, 0], style, color=ink, marker="o", ms=3, lw=2.2 if ours else 1.2, label=method)
                 axes.fill_between(x, y[:, 1], y[:, 2], color=ink, alpha=0.08, lw=0)
             if name in full:
-                axes.axhline(full[name][0], color="black", lw=0.8)
+                axes.axhline(full[name][0], color="black", lw=0.8, label="full")
             if name == "perplexity_ratio":
                 axes.set_ylim(0.99, 1.25)
             axes.set(xlabel=f"keys {'kept' if part == 'compress' else 'attended to'} (%)", ylabel=label, title=part)

@@ -108,10 +108,13 @@ def _read(network: Any, ids: Any, cache: Any, chunk: int | None) -> Any:
     """The last token's logits, [B, V]."""
     import torch
 
+    from npukv.cache.named import compress_now
     from npukv.decode import prefill
 
     with torch.no_grad():
-        return prefill(network, ids, cache, [0] * ids.shape[0], chunk=chunk or ids.shape[1])
+        logits = prefill(network, ids, cache, [0] * ids.shape[0], chunk=chunk or ids.shape[1])
+        compress_now(cache)
+    return logits
 
 
 def _parity(network: Any, device: Any, options: argparse.Namespace) -> dict[str, float]:

@@ -76,6 +76,12 @@ def parse_amount(text: str) -> int | float:
         raise InputError(f"got {text!r}, expected a share such as 0.25, or a number of tokens such as 2048") from None
 
 
+def compress_now(cache: Cache) -> None:
+    """Have a cache that waits with compressing do it: what comes next must not see what will be merged."""
+    if hasattr(cache, "compress"):
+        cache.compress()
+
+
 def report_of(cache: Cache) -> CacheReport:
     """What any cache holds: by its own report, else by its layers' tensors."""
     from npukv.cache.report import LayerReport, total

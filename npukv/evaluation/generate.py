@@ -118,7 +118,7 @@ def answer_through_cache(
     """
     import torch
 
-    from npukv.cache.named import report_of
+    from npukv.cache.named import compress_now, report_of
 
     width = len(context) + len(question)
     if width + max_new_tokens > lm.context:
@@ -128,6 +128,7 @@ def answer_through_cache(
     x = torch.tensor([[*context, *question]], device=lm.model.device)  # [1, T]
     with torch.inference_mode():
         lm.model(x[:, : len(context)], past_key_values=made, use_cache=True, logits_to_keep=1)
+        compress_now(made)
         report = report_of(made)
         out = lm.model.generate(
             x,

@@ -59,8 +59,8 @@ def measure_perplexity(
         batch: windows per forward pass.
         cache: makes the KV cache to be judged, one per batch of windows; None = none. Call once with and once without
             to compare a compression method with the full cache.
-        chunk: with a cache, tokens fed at a time: those of later chunks are predicted from what the cache kept.
-            None = an eighth of the window.
+        chunk: with a cache, tokens fed at a time: those of later chunks are predicted from what the cache kept, which
+            is compressed after each. None = an eighth of the window.
         progress: called with (windows done, windows in all).
 
     Raises:
@@ -113,6 +113,8 @@ def _token_losses(
     """Negative log-likelihood of every token but the first, [B, T - 1] float64 on the CPU; rows of equal length."""
     import torch
 
+    from npukv.cache.named import compress_now
+
     # x: [B, T]
     x = torch.tensor(rows, device=lm.model.device)
     losses = []
@@ -123,6 +125,8 @@ def _token_losses(
             part = x[:, at : at + step]
             arguments = {"use_cache": False} if kept is None else {"use_cache": True, "past_key_values": kept}
             logits = lm.model(part, **arguments).logits
+            if kept is not None:
+                compress_now(kept)
             targets = x[:, at + 1 : at + 1 + step]
             # One row's logits in fp32 at a time: [T, V] is the largest tensor here.
             for row, target in zip(logits, targets, strict=True):

@@ -1,0 +1,49 @@
+"""``npukv bench compress`` at toy size: what it writes, and that it gives no speed without parity or compression."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from npukv.bench import compress
+
+TINY = ["--model", "tiny", "--device", "cpu", "--dtype", "float32", "--rounds", "2", "--chunk", "256"]
+
+
+def test_times_and_sizes_of_every_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compress.main([*TINY, "--lengths", "600,900", "--out", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [entry["tokens"] for entry in found["lengths"]] == [600, 900]
+    assert found["parity"]["largest_difference"] < 1e-3 and found["environment"]["packages"]["torch"]
+    for entry in found["lengths"]:
+        assert {len(values) for values in entry["seconds"].values()} == {2}
+        sizes = entry["size"]
+        assert set(sizes) == {"full", "clustered", "full, 256 at a time", "clustered, 256 at a time"}
+        for name, size in sizes.items():
+            share = size["physical_tokens"] / entry["tokens"]
+            assert share == 1.0 if name.startswith("full") else 0.2 < share < 0.5, name
+    out = capsys.readouterr().out
+    assert "clustered, 256 at a time" in out and "tokens held" in out
+
+
+def test_nothing_is_given_where_nothing_was_compressed() -> None:
+    with pytest.raises(SystemExit, match="nothing was compressed"):
+        compress.main([*TINY, "--lengths", "300", "--keep", "1.0"])
+
+
+def test_nothing_is_given_without_parity(monkeypatch: Any) -> None:
+    from npukv import decode
+
+    real = decode.prefill
+
+    def wrong(network: Any, ids: torch.Tensor, cache: Any, *given: Any, **named: Any) -> torch.Tensor:
+        logits = real(network, ids, cache, *given, **named)
+        return logits + 1 if type(cache).__name__ == "ClusteredCache" else logits
+
+    monkeypatch.setattr(decode, "prefill", wrong)
+    with pytest.raises(SystemExit, match="no speed is given"):
+        compress.main([*TINY, "--lengths", "300"])
