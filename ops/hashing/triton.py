@@ -11,6 +11,9 @@ import triton.language as tl
 
 from npukv.ops.hashing.reference import ABSENT
 
+#: Numbers that a kernel is not compiled anew for.
+UNSPECIALIZED = ("kv_heads", "budget", "sink", "recent")
+
 #: A score no token has, where scores are kept as int16.
 ABSENT_NARROW = 2**15 - 1
 
@@ -133,7 +136,7 @@ def _plane(counts, p: tl.constexpr):
     return tl.sum(((counts >> p) & 1) << tl.arange(0, 32)[None, :], 1).to(tl.uint32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def _score_kernel(
     query_ptr, codes_ptr, length_ptr, start_ptr, scores_ptr, counts_ptr,
     capacity, stride, kv_heads, sink, recent, chunk,

@@ -19,6 +19,8 @@ COARSE = 32
 #: Programs that fill the card, and the most a row is split into.
 PROGRAMS, MOST_SPLITS = 1024, 64
 BLOCK = 1024
+#: Tokens per step and warps of the two kernels that read scores again: long steps, since each waits for the one before.
+WIDE_BLOCK, WIDE_WARPS = 4096, 8
 
 
 @triton.jit
@@ -47,13 +49,13 @@ def _threshold(counts, need):
 
 @triton.jit
 def _load_scores(row_ptr, position, stride, WHOLE: tl.constexpr):
-    """WHOLE: the rows are padded to the programs' stretches, so that loads need no mask and are wide."""
+    """WHOLE: what lies behind a row can be read, so that loads need no mask and are wide."""
     if WHOLE:
         return tl.load(row_ptr + position).to(tl.int32)
     return tl.load(row_ptr + tl.minimum(position, stride - 1)).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
 def _coarse_kernel(
     scores_ptr, counts_ptr, length_ptr, start_ptr, capacity, kv_heads, sink, recent, chunk,
     BLOCK: tl.constexpr, SHIFT: tl.constexpr, COARSE: tl.constexpr, WITH_START: tl.constexpr,
@@ -75,7 +77,7 @@ def _coarse_kernel(
     tl.store(counts_ptr + (row * tl.num_programs(1) + split) * COARSE + bins, binned)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
 def _fine_kernel(
     scores_ptr, counts_ptr, fine_ptr, length_ptr, start_ptr, capacity, stride, kv_heads, budget, sink, recent, chunk,
     BLOCK: tl.constexpr, SHIFT: tl.constexpr, COARSE: tl.constexpr, FINE: tl.constexpr, SPLITS: tl.constexpr,
@@ -96,7 +98,8 @@ def _fine_kernel(
         first = split * chunk + offset
         if first < end:
             position = first + tl.arange(0, BLOCK)
-            free = (position >= begin + sink) & (position < end - recent)
+            mine = offset + tl.arange(0, BLOCK) < chunk
+            free = mine & (position >= begin + sink) & (position < end - recent)
             score = _load_scores(scores_ptr + row * stride, position, stride, WHOLE)
             free = free & (tl.minimum(score >> SHIFT, COARSE - 1) == coarse_bin)
             binned += tl.histogram(tl.where(free, score - (coarse_bin << SHIFT), FINE - 1), FINE)
@@ -106,7 +109,7 @@ def _fine_kernel(
     tl.store(fine_ptr + (row * SPLITS + split) * FINE + fine, binned)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
 def _compact_kernel(
     scores_ptr, counts_ptr, fine_ptr, indices_ptr, length_ptr, start_ptr,
     capacity, stride, kv_heads, budget, sink, recent, chunk,
@@ -141,7 +144,8 @@ def _compact_kernel(
         first = split * chunk + offset
         if (first < end) & (first + BLOCK > begin):
             position = first + tl.arange(0, BLOCK)
-            held = (position >= begin) & (position < end)
+            mine = offset + tl.arange(0, BLOCK) < chunk
+            held = mine & (position >= begin) & (position < end)
             free = held & (position >= begin + sink) & (position < end - recent)
             score = _load_scores(scores_ptr + row * stride, position, stride, WHOLE)
             at_threshold = free & (score == threshold)
@@ -181,6 +185,10 @@ def plan(rows: int, capacity: int) -> tuple[int, int]:
     return chunk, triton.next_power_of_2(triton.cdiv(capacity, chunk))
 
 
+def _wide_block(chunk: int) -> int:
+    return min(WIDE_BLOCK, triton.next_power_of_2(chunk))
+
+
 def shift_of(largest: int) -> int:
     """Low bits of a score that its coarse bin leaves out; the last bin also takes what would need one bin more."""
     shift = 0
@@ -208,7 +216,9 @@ def select_top_k(
         scores, counts, length, start, capacity, kv_heads, sink, recent, chunk,
         BLOCK=BLOCK, SHIFT=shift, COARSE=COARSE, WITH_START=start is not None, num_warps=4,
     )  # fmt: skip
-    return _choose(scores, counts, length, start, capacity, capacity, budget, sink, recent, chunk, shift, largest)
+    whole = capacity == splits * chunk and chunk % _wide_block(chunk) == 0
+    bounds = (length, start, capacity, capacity, budget, sink, recent, chunk, shift, largest)
+    return _choose(scores, counts, *bounds, whole)
 
 
 def hamming_select(
@@ -227,15 +237,16 @@ def hamming_select(
     largest = query_codes.shape[1] // kv_heads * words * 32
     shift = shift_of(largest)
     counts = key_codes.new_empty(rows, splits, COARSE)
-    scores = key_codes.new_empty(rows, splits * chunk, dtype=torch.int16)
+    scores = key_codes.new_empty(rows * splits * chunk + WIDE_BLOCK, dtype=torch.int16)  # the last step reads beyond
     scoring.launch_scores(
         query_codes, key_codes, length, start, scores, counts, splits * chunk, sink, recent, chunk, splits, shift
     )
-    return _choose(scores, counts, length, start, capacity, splits * chunk, budget, sink, recent, chunk, shift, largest)
+    bounds = (length, start, capacity, splits * chunk, budget, sink, recent, chunk, shift, largest)
+    return _choose(scores, counts, *bounds, True)
 
 
 def _choose(  # type: ignore[no-untyped-def]
-    scores, counts, length, start, capacity, stride, budget, sink, recent, chunk, shift, largest
+    scores, counts, length, start, capacity, stride, budget, sink, recent, chunk, shift, largest, whole
 ):
     rows, splits, _ = counts.shape
     kv_heads = rows // length.shape[0]
@@ -243,8 +254,8 @@ def _choose(  # type: ignore[no-untyped-def]
     fine = counts.new_empty(rows, splits, bins)
     indices = counts.new_empty(rows // kv_heads, kv_heads, budget)
     bounds = (length, start, capacity, stride, kv_heads, budget, sink, recent, chunk)
-    sizes = {"BLOCK": BLOCK, "SHIFT": shift, "COARSE": COARSE, "FINE": bins, "SPLITS": splits}
-    sizes |= {"WITH_START": start is not None, "WHOLE": stride == splits * chunk, "num_warps": 4}
+    sizes = {"BLOCK": _wide_block(chunk), "SHIFT": shift, "COARSE": COARSE, "FINE": bins, "SPLITS": splits}
+    sizes |= {"WITH_START": start is not None, "WHOLE": whole, "num_warps": WIDE_WARPS}
     _fine_kernel[(rows, splits)](scores, counts, fine, *bounds, **sizes)
     _compact_kernel[(rows, splits)](scores, counts, fine, indices, *bounds, **sizes)
     return indices

@@ -1,0 +1,78 @@
+"""The Triton kernels compile for a Hopper card; bits are counted by its own instruction, wide loads stay wide."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import compiled
+import torch
+from npukv.ops.hashing import triton, triton_select
+
+compiled.POINTERS[torch.int16] = "*i16"
+
+def meta(*shape, dtype=torch.int32):
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+def vector(heads, tokens):
+    return meta(2, heads, tokens, 128, dtype=torch.bfloat16)
+
+weights = meta(8, 128, 128, dtype=torch.bfloat16)
+length, start, scores = meta(2), meta(2), meta(2, 8, 131071)
+cache = vector(8, 4096), vector(8, 4096), meta(2, 8, 4096, 4), length
+
+def select(group, start):
+    asked, codes = meta(2, 8 * group, 1, 4), meta(2, 8, 131072, 4)
+    return triton_select.hamming_select(asked, codes, length, 2048, 4, 16, start)
+
+found = {}
+for name, call in {
+    "select 1": lambda: select(1, None),
+    "select 4": lambda: select(4, start),
+    "blocks": lambda: triton_select.select_blocks(scores, length, 64, 1, 4, 512),
+    "scores": lambda: triton.hamming_scores(meta(2, 8, 1, 4), meta(2, 8, 131072, 4), length),
+    "encode": lambda: triton.hash_encode(vector(8, 4096), weights),
+    "append": lambda: triton.hash_append(vector(8, 300), vector(8, 300), weights, *cache),
+    "step": lambda: triton.hash_step(vector(32, 1), vector(8, 1), vector(8, 1), weights, *cache),
+}.items():
+    with compiled.recorded() as kernels:
+        call()
+    found[name] = kernels
+print(json.dumps({
+    case: {
+        name: {
+            "counts": one.asm["ptx"].count("popc.b32"),
+            "wide": one.asm["ptx"].count("ld.global.v4") + one.asm["ptx"].count("st.global.v4"),
+            "shared": one.metadata.shared,
+        }
+        for name, one in kernels.items()
+    }
+    for case, kernels in found.items()
+}))
+"""
+
+
+def test_they_compile_for_a_card() -> None:
+    if find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    program = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(Path(__file__).parent.parent)]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert max(one["shared"] for kernels in found.values() for one in kernels.values()) <= 227 * 1024
+    for group in (1, 4):
+        assert list(found[f"select {group}"]) == ["_score_kernel", "_fine_kernel", "_compact_kernel"]
+        score = found[f"select {group}"]["_score_kernel"]
+        # 8 tokens of a thread, 4 words each, one count per word and bit plane
+        assert score["counts"] >= 32 * group.bit_length()
+        assert score["wide"] >= 8
+    assert list(found["blocks"]) == ["_lowest_kernel", "_coarse_kernel", "_fine_kernel", "_compact_kernel"]
+    assert list(found["step"]) == ["_step_kernel"]
