@@ -198,10 +198,9 @@ def _chunk(name: str, device: Any, kv_heads: int, queries: int, past: int, heads
         bias = torch.zeros(1, kv_heads, past + queries, device=device.torch_device)
         bias[..., :past] = torch.randint(1, 9, (1, kv_heads, past), device=device.torch_device).float().log()
     seen = queries * past + queries * (queries + 1) // 2
-    whole = {"is_causal": True} if not past else {}
 
     def stock() -> Any:  # without a past the same; with one, all keys and no bias: what a mask-free call can do
-        return scaled_dot_product_attention(query, key, value, enable_gqa=True, **whole)
+        return scaled_dot_product_attention(query, key, value, enable_gqa=True, is_causal=not past)
 
     return Case(name, partial_attention, (query, key, value, bias, None, None, True), 0, 4 * heads * 128 * seen, stock)
 

@@ -75,7 +75,7 @@ SHAPES = [
     (4, 1, 1, 129, 128),
     (8, 1, 1, 63, 64),
     (4, 2, 3, 130, 80),
-    (6, 2, 40, 193, 64),
+    (6, 2, 40, 166, 64),  # the first query's last key is the last but one of a step
     (4, 4, 131, 131, 128),
     (2, 1, 140, 100, 64),  # more queries than keys: the first see nothing
 ]
@@ -85,13 +85,15 @@ SHAPES = [
 @pytest.mark.parametrize(("number", "shape"), list(enumerate(SHAPES)))
 def test_partial(kernels: ModuleType, programs: int, dtype: torch.dtype, number: int, shape: tuple[int, ...]) -> None:
     heads, kv_heads, queries, keys, width = shape
+    if kernels is not cpu and programs > 1 and heads // kv_heads * queries > kernels.SPLIT_ROWS:
+        pytest.skip("the chunk kernel's programs depend on the queries alone")
     for trial, (with_bias, with_length, causal) in enumerate(itertools.product((False, True), repeat=3)):
         if kernels is not cpu and trial % 4 != (number + programs) % 4:  # the interpreter is slow
             continue
         seed, size = 100 * number + trial, (0.02, 1.0, 3.0)[(number + trial) % 3]
         query = numbers(2, heads, queries, width, seed=seed, dtype=dtype, size=size)
         key = cache_view(numbers(2, kv_heads, keys, width, seed=seed + 1, dtype=dtype, size=size), seed)
-        value = cache_view(numbers(2, kv_heads, keys, width, seed=seed + 2, dtype=dtype, size=5.0), seed)
+        value = cache_view(numbers(2, kv_heads, keys, width, seed=seed + 2, dtype=dtype, size=5.0), seed + 1)
         bias = numbers(2, kv_heads, keys, seed=seed + 3, dtype=torch.float32, size=2.0) if with_bias else None
         if bias is not None:
             bias[0, 0, ::3] = bias[1, -1, : keys // 2] = -INFINITY
@@ -113,7 +115,7 @@ def test_indexed(kernels: ModuleType, programs: int, dtype: torch.dtype, group: 
         seed, width = 10 * group + trial, (64, 128, 80)[trial]
         query = numbers(2, 2 * group, 1, width, seed=seed, dtype=dtype, size=2.0)
         key = cache_view(numbers(2, 2, 150, width, seed=seed + 1, dtype=dtype), seed)
-        value = cache_view(numbers(2, 2, 150, width, seed=seed + 2, dtype=dtype), seed)
+        value = cache_view(numbers(2, 2, 150, width, seed=seed + 2, dtype=dtype), seed + 1)
         key[:, :, 0] = value[:, :, 0] = math.nan  # where an index of -1 is clamped to
         indices = torch.randint(1, 150, (2, 2, named), generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
         indices[0, :, named // 2 :] = indices[1, 0] = indices[1, 1, ::3] = -1
@@ -131,9 +133,9 @@ def test_paged(kernels: ModuleType, programs: int, dtype: torch.dtype, tokens: i
         query = numbers(2, 3 * group, 1, 64, seed=seed, dtype=dtype, size=2.0)
         key, value = (numbers(9, tokens, 3, 64, seed=seed + n, dtype=dtype) for n in (1, 2))
         key[0] = value[0] = math.nan  # where a page of -1 is clamped to
-        table = torch.randint(1, 9, (2, 3, 4) if per_head else (2, 4), dtype=torch.int32)
+        table = torch.randint(1, 9, (2, 3, 3) if per_head else (2, 3), dtype=torch.int32)
         table[0, ..., 1] = -1
-        length = torch.tensor([4 * tokens - 3, tokens // 2 + 1], dtype=torch.int32)
+        length = torch.tensor([3 * tokens - 3, tokens // 2 + 1], dtype=torch.int32)
         exact = reference.paged_attention(query.double(), key.double(), value.double(), table, length)
         got = kernels.paged_attention(query, key, value, table, length)
         assert_within_rounding(got, exact, query, key, value, None, kernels is cpu)
