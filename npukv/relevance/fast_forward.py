@@ -126,10 +126,12 @@ class FastForward:
         """One crossing between two attentions; single tokens are not worth compiling for."""
         if hidden.shape[1] == 1 or self._cross is _cross:
             return _cross(attended, hidden, *rest)
+        from torch._dynamo import config
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            return self._cross(attended, hidden, *rest)
+            with config.patch(recompile_limit=64):  # of all models and batch shapes a process meets
+                return self._cross(attended, hidden, *rest)
         except TorchDynamoException as error:
             _log.warning("the blocks cannot be compiled here, so they run as they are: %s", str(error).splitlines()[0])
             self._cross = _cross

@@ -113,7 +113,8 @@ def _look_ahead(
     live = torch.ones(logits.shape[0], dtype=torch.bool, device=logits.device)
     sound = live.all()
     for step in range(horizon):
-        entropy = torch.special.entr(logits.float().softmax(-1)).sum(-1)
+        likely = logits.float().softmax(-1)
+        entropy = -torch.xlogy(likely, likely).sum(-1)  # not torch.special.entr, which torch_npu computes on the host
         sound = sound & (torch.isfinite(entropy) | ~live).all()
         entropies[:, step] = entropy.where(live, float("nan"))
         chosen = logits.argmax(-1)
