@@ -31,6 +31,8 @@ DECODE = (
 DECODE_TOY = ((1, 2, 2048), (1, 8, 2048), (2, 2, 1024))
 #: Keys that an index list names, tokens per page, queries of a prompt's chunk.
 NAMED, PAGE, CHUNK = 2048, 128, 2048
+#: Keys up to which the other operators are measured too.
+LONGEST = 131072
 #: Bytes of keys and values beyond which the reference computes in float32.
 EXACT = 1 << 29
 
@@ -109,15 +111,14 @@ def run(
 
 def _cases(device: Any, sizes: Sequence[tuple[int, int, int]], heads: int) -> Iterator[Callable[[], Case]]:
     for batch, kv_heads, keys in sizes:
-        yield _labelled(f"decode {batch} x {keys}, {kv_heads} KV heads", _decode, device, batch, kv_heads, keys, heads)
-    widest = max(sizes, key=lambda size: size[2] * (size[1] <= 8))
-    middle = sorted(sizes, key=lambda size: size[0] * size[1] * size[2])[len(sizes) // 2]
-    for batch, kv_heads, keys in {middle, (middle[0], widest[1], middle[2])}:
         size = f"{batch} x {keys}, {kv_heads} KV heads"
-        yield _labelled(f"decode with bias {size}", _decode, device, batch, kv_heads, keys, heads, True)
-        yield _labelled(f"indexed {NAMED} of {size}", _indexed, device, batch, kv_heads, keys, heads)
-        yield _labelled(f"paged {size}", _paged, device, batch, kv_heads, keys, heads)
-    kv_heads = widest[1]
+        shape = (device, batch, kv_heads, keys, heads)
+        yield _labelled(f"decode {size}", _decode, *shape)
+        if keys <= LONGEST:
+            yield _labelled(f"decode with bias {size}", _decode, *shape, True)
+            yield _labelled(f"indexed {min(NAMED, keys)} of {size}", _indexed, *shape)
+            yield _labelled(f"paged {size}", _paged, *shape)
+    kv_heads = sizes[0][1]
     past = 4096 if device.captures else 256
     chunk = CHUNK if device.captures else 256
     yield _labelled(f"chunk {chunk} over itself", _chunk, device, kv_heads, chunk, 0, heads, False)
