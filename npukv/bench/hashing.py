@@ -285,8 +285,8 @@ def parity(device: Any, dtype: torch.dtype) -> dict[str, Any]:
             mine, theirs = ([held.clone() for held in (keys, values, codes)] for _ in range(2))
             key, value = normal(2, 2, added, width), normal(2, 2, added, width)
             at = torch.tensor([tokens - added, 5], dtype=torch.int32, device=where)
-            hashing.hash_append(key, value, weights, *mine, at)
-            reference.hash_append(key, value, weights, *theirs, at)
+            hashing.hash_append(key, value, weights, mine[0], mine[1], mine[2], at)
+            reference.hash_append(key, value, weights, theirs[0], theirs[1], theirs[2], at)
             for name, got, expected in zip(("keys", "values"), mine, theirs, strict=False):
                 equal(f"appended {name}, {added} tokens", got, expected)
             equal(f"appended codes, {added} tokens", mine[2], _same_where_unclear(mine[2], theirs[2]))

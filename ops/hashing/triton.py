@@ -236,7 +236,7 @@ def hash_step(
     return query_codes
 
 
-def _step(query, key, value, weights, keys, values, codes, length, query_codes=None):  # type: ignore[no-untyped-def]
+def _step(query, key, value, weights, keys, values, codes, length, query_codes=None):
     batch, kv_heads, _, width = key.shape
     key, value = _rows(key), _rows(value)
     query = None if query is None else _rows(query)
@@ -250,7 +250,7 @@ def _step(query, key, value, weights, keys, values, codes, length, query_codes=N
     )  # fmt: skip
 
 
-def _encode(x, value, weights, keys, values, codes, length):  # type: ignore[no-untyped-def]
+def _encode(x, value, weights, keys, values, codes, length):
     batch, heads, tokens, width = x.shape
     append = keys is not None
     x = _rows(x)
@@ -291,9 +291,7 @@ def hamming_scores(
     return scores
 
 
-def launch_scores(  # type: ignore[no-untyped-def]
-    query_codes, key_codes, length, start, scores, counts, stride, sink, recent, chunk, splits, shift=0
-):
+def launch_scores(query_codes, key_codes, length, start, scores, counts, stride, sink, recent, chunk, splits, shift=0):
     """Fill `scores` [B * Hkv, stride] (int32, or int16 with `counts` [B * Hkv, splits, COARSE])."""
     batch, kv_heads, capacity, words = key_codes.shape
     group = query_codes.shape[1] // kv_heads

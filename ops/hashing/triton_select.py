@@ -245,9 +245,7 @@ def hamming_select(
     return _choose(scores, counts, *bounds, True)
 
 
-def _choose(  # type: ignore[no-untyped-def]
-    scores, counts, length, start, capacity, stride, budget, sink, recent, chunk, shift, largest, whole
-):
+def _choose(scores, counts, length, start, capacity, stride, budget, sink, recent, chunk, shift, largest, whole):
     rows, splits, _ = counts.shape
     kv_heads = rows // length.shape[0]
     bins = triton.next_power_of_2(max(1 << shift, largest - (COARSE - 1 << shift) + 1))
