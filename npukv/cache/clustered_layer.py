@@ -40,13 +40,18 @@ class Clustering:
         return min(seen, wanted)
 
     def until(self, kept: int, seen: int, slack: int) -> int:
-        """Tokens that may still come before `slack` keys more than the goal are held; at least 1."""
-        free = slack - (kept - self.goal(seen))
+        """The number of further tokens, at least 1, with which `slack` keys more than the goal are held."""
         growth = 1.0 if self.budget is not None else 1.0 - (self.keep or 1.0)
         if growth <= 0:
             return 1 << 60
-        tokens = max(1, int(free / growth) - 2)
-        while kept + tokens - self.goal(seen + tokens) < slack:
+
+        def full(tokens: int) -> bool:
+            return kept + tokens - self.goal(seen + tokens) >= slack
+
+        tokens = max(1, int((slack - (kept - self.goal(seen)) - 1) / growth))
+        while tokens > 1 and full(tokens - 1):
+            tokens -= 1
+        while not full(tokens):
             tokens += 1
         return tokens
 
@@ -326,6 +331,7 @@ class ClusteredLayer(AttendingLayer):
         self._resize(most + SLACK + 2)
         self._leads = place is None
         self._place = place or Place(0, self.room, [0] * len(self.rows), None, self.keys)
+        self.blank([row.kept for row in self.rows])
         self.length, self.frozen = self._place.length, True
         self._tell()
 

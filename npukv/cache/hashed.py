@@ -195,6 +195,7 @@ class HashedLayer(AttendingLayer):
         padding = self.padding or [0] * self.keys.shape[0]
         self._leads = place is None
         self._place = place or Place(self.kept, self.room, padding, None, self.keys)
+        self.blank([self.kept] * self.keys.shape[0])
         self._start = self._first(padding, self.keys.device)
         most = self.room if self.selection.budget is not None else self.kept  # a share: of what is held now
         budget = self.selection.tokens(most)

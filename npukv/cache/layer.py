@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -115,6 +115,15 @@ class AttendingLayer(CacheLayerMixin):
         )
 
     # captured decoding
+
+    def blank(self, kept: Sequence[int]) -> None:
+        """Zero keys and values behind those held, per row.
+
+        Kernels that leave the lengths on the device read them too, and hide them by a bias; NaN would not be hidden.
+        """
+        for row, held in enumerate(kept):
+            for x in (self.keys, self.values):
+                x[row, :, held:].zero_()
 
     def freeze(self) -> None:
         """From here on `update` takes one token at a time and touches only tensors on the device (`length`, int32 [B]):

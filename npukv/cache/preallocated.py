@@ -129,6 +129,7 @@ class PreallocatedLayer(AttendingLayer):
         if place is None:
             padding = self.padding or [0] * self.keys.shape[0]
             place = Place(self.kept, self.capacity, padding, self.window, self.keys)
+        self.blank([self.kept] * self.keys.shape[0])
         self.place, self.length, self.frozen = place, place.length, True
 
     def thaw(self) -> None:

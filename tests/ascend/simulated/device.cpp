@@ -69,7 +69,7 @@ struct Allocator final : c10::Allocator {
     card.live += static_cast<int64_t>(bytes);
     card.peak = std::max(card.peak, card.live);
     void* data = header + 1;
-    std::memset(data, 0xA5, bytes);  // nobody may rely on what is in new memory
+    std::memset(data, 0xFF, bytes);  // nobody may rely on what is in new memory
     return {data, data, &release, device};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
@@ -142,22 +142,22 @@ std::vector<Tensor> tensors_of(const c10::IValue& value) {
   return {};
 }
 
-// What a captured operator writes to stays as it is until the graph is replayed.
-struct Untouched {
-  std::vector<std::pair<c10::Storage, std::string>> kept;
-  Untouched(const c10::FunctionSchema& schema, const torch::jit::Stack& arguments) {
-    for (size_t i = 0; i < arguments.size(); ++i) {
-      const auto* alias = schema.arguments()[i].alias_info();
-      if (alias == nullptr || !alias->isWrite()) continue;
-      for (const auto& tensor : tensors_of(arguments[i]))
-        kept.emplace_back(
-            tensor.storage(), std::string(static_cast<const char*>(tensor.storage().data()), tensor.storage().nbytes()));
-    }
-  }
-  ~Untouched() {
-    for (const auto& [storage, bytes] : kept) std::memcpy(storage.mutable_data(), bytes.data(), bytes.size());
-  }
-};
+// Capturing runs the work, so that later work finds sensible numbers, and takes it back at the end: only a replay counts.
+std::map<const c10::StorageImpl*, std::pair<c10::Storage, std::string>> before_capture;
+
+void about_to_write(const Tensor& tensor) {
+  if (!tensor.defined()) return;
+  const auto& storage = tensor.storage();
+  const auto* data = static_cast<const char*>(storage.data());
+  if (data != nullptr)
+    before_capture.try_emplace(storage.unsafeGetStorageImpl(), storage, std::string(data, storage.nbytes()));
+}
+
+void take_back() {
+  for (const auto& [impl, kept] : before_capture)
+    std::memcpy(kept.first.mutable_data(), kept.second.data(), kept.second.size());
+  before_capture.clear();
+}
 
 // The same memory as a CPU tensor.
 Tensor host(const Tensor& tensor) {
@@ -205,7 +205,11 @@ void fallback(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::St
   const torch::jit::Stack inputs(stack->end() - static_cast<int64_t>(arguments), stack->end());
   {
     const Unrecorded unrecorded;  // the fallback itself copies to the host and back
-    const Untouched untouched(schema, inputs);
+    for (size_t i = 0; i < arguments; ++i) {
+      const auto* alias = schema.arguments()[i].alias_info();
+      if (alias != nullptr && alias->isWrite())
+        for (const auto& tensor : tensors_of(inputs[i])) about_to_write(tensor);
+    }
     at::native::cpu_fallback(op, stack, true);
   }
   const torch::jit::Stack outputs(stack->end() - static_cast<int64_t>(schema.returns().size()), stack->end());
@@ -263,10 +267,11 @@ Tensor empty_strided(
 
 Tensor copy_from(const Tensor& from, const Tensor& to, bool) {
   if (from.device().is_cpu() || to.device().is_cpu()) refuse_while_capturing("a copy between host and device");
-  if (capturing != nullptr)
+  if (capturing != nullptr) {
+    about_to_write(to);
     capturing->push_back([from, to] { host(to).copy_(host(from)); });
-  else
-    host(to).copy_(host(from));
+  }
+  host(to).copy_(host(from));
   return to;
 }
 
@@ -378,7 +383,10 @@ const char* npu_calls() {
 }
 
 void npu_capture_begin(int64_t graph) { capturing = &graphs[graph]; }
-void npu_capture_end() { capturing = nullptr; }
+void npu_capture_end() {
+  capturing = nullptr;
+  take_back();
+}
 int npu_is_capturing() { return capturing != nullptr; }
 // Work done by Python is recorded as a call back; while it runs, what it does is not recorded itself.
 void npu_record(void (*work)()) {

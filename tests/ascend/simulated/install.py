@@ -40,5 +40,8 @@ def install(cards: int = 1, version: str = "2.13.0") -> ModuleType:
     stand_in = ModuleType("torch_npu")
     stand_in.__spec__ = importlib.machinery.ModuleSpec("torch_npu", None)
     stand_in.__version__ = f"{version}+simulated"  # type: ignore[attr-defined]
+    stand_in.npu = torch.npu  # type: ignore[attr-defined]
+    for name in {schema.partition("(")[0].partition(".")[0] for schema in facts["operators"]}:
+        setattr(stand_in, name, getattr(torch.ops.npu, name))  # transformers looks for some of them
     sys.modules["torch_npu"] = stand_in
     return runtime
