@@ -6,7 +6,7 @@ Three sets of contexts of held-out text, equally long: text followed by more of 
 each asked for. A context is read (and its cache compressed) before what follows is seen.
 
 compress  keys are dropped or merged for good: npukv.ClusteredCache, and the scores of Knorm, SnapKV, Expected
-          Attention, KeyDiff and StreamingLLM at as many keys, with 4 first and 64 last tokens inside every budget.
+          Attention, KeyDiff and StreamingLLM at as many bytes, with 4 first and 64 last tokens inside every budget.
           With --kvpress also that library's own code as it is shipped, and a check of our scores against its own.
 select    all keys are held, every later token attends to its own choice: npukv.HashedCache token by token, and, in one
           pass, hash codes, the exact top-k, Quest (pages of 16) and streaming; the first two layers dense for all.
@@ -153,8 +153,8 @@ class Bench:
         if full is not None:
             whole.agree += [1.0] * len(contexts)
         if "compress" in self.options.parts:
-            self.guard(self.evict, name, contexts, keys, values, scores, full)
             self.guard(self.cluster, name, contexts, ids, full)
+            self.guard(self.evict, name, contexts, keys, values, scores, full)
             if self.presses:
                 self.guard(self.press, name, contexts, ids, full)
         if "select" in self.options.parts:
@@ -171,12 +171,17 @@ class Bench:
             traceback.print_exc()
             self.failed[work.__name__] = f"{type(error).__name__}: {error}"
 
+    def budget(self, share: float) -> int:
+        """Keys that take the bytes that the clustered cache took, its degrees and spare room included."""
+        ours = self.cells.get(("compress", "clustered", share))
+        return min(self.options.tokens, round((ours.bytes if ours and ours.bytes else share) * self.options.tokens))
+
     def evict(
         self, name: str, contexts: Any, keys: list[torch.Tensor], values: list[torch.Tensor], scores: Any, full: Any
     ) -> None:
         for method, found in scores.items():
             for share in self.options.shares:
-                budget = int(share * self.options.tokens)
+                budget = self.budget(share)
                 places = [best(forced(score), budget)[..., None] for score in found]
                 kept = [
                     [
@@ -207,7 +212,7 @@ class Bench:
         for method, press in self.presses.items():
             for share in self.options.shares:
                 cache = DynamicCache()
-                with pressing(self.model, press(compression_ratio=1 - share)):
+                with pressing(self.model, press(compression_ratio=1 - self.budget(share) / ids.shape[1])):
                     self.model.model(input_ids=ids, past_key_values=cache)
                 kept = [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]
                 cell = self.cell("compress", f"kvpress {method}", share)
@@ -302,7 +307,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("cache-quality.json"))
     parser.add_argument("--n", type=int, default=200, help="contexts of each set")
-    parser.add_argument("--batch", type=int, default=100, help="contexts read at once")
+    parser.add_argument("--batch", type=int, help="contexts read at once; default: 200 on a card, 4 on the CPU")
     parser.add_argument("--tokens", type=int, default=1792, help="of a context")
     parser.add_argument("--following", type=int, default=256, help="tokens predicted after a text")
     parser.add_argument("--parts", default="compress,select")
@@ -311,7 +316,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dense", type=int, default=2, help="first layers that select attends to in full")
     parser.add_argument("--kvpress", type=Path, help="kvpress's wheel, or a folder with its package")
     parser.add_argument("--codes", type=Path, help="learned hash codes; default: those that ship with the model")
-    parser.add_argument("--seconds", type=float, default=130, help="after so long, no further round begins")
+    parser.add_argument("--seconds", type=float, default=150, help="after so long, no further round begins")
     return parser.parse_args(given)
 
 
@@ -323,6 +328,7 @@ def main(given: Sequence[str] | None = None) -> None:
     options = arguments(given)
     began = time.perf_counter()
     lm = npukv.load(options.model, options.device, options.dtype)
+    options.batch = options.batch or (200 if lm.device.captures else 4)
     if options.tokens + options.following > lm.context:
         raise SystemExit(
             f"got {options.tokens} and {options.following} tokens, expected at most {lm.context} together (the model's "

@@ -18,6 +18,7 @@ from npukv.ops.hashing.reference import unpack
 
 NAME = "npukv-selecting"
 PAGE = 16  # Quest's
+ROWS = 50  # contexts looked at together: their scores are the largest tensors
 FIRST = 1e30  # above every bound, below what must be chosen
 
 
@@ -93,6 +94,9 @@ class Selector:
         self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
     ) -> torch.Tensor:
         """query [B, Hq, S, D]; keys, values [B, Hkv, M, D], the last S of them the queries' own -> [B, Hq, S, D]."""
+        if query.shape[0] > ROWS:
+            parts = zip(*(x.split(ROWS) for x in (query, keys, values)), strict=True)
+            return torch.cat([self.attend(layer, *part, scaling) for part in parts])
         batch, _, tokens, width = query.shape
         heads, held = keys.shape[1:3]
         queries = query.view(batch, heads, -1, tokens, width).float()
