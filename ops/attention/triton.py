@@ -22,6 +22,8 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 #: Programs of a decode launch: four for each multiprocessor of the largest cards.
 PROGRAMS = 528
+#: Partials that the merge holds at once: it walks over more of them step by step.
+PARTS = 64
 #: Query rows of a KV head's group up to which the keys are split over programs. They are padded to a power of two of at
 #: least 16, as tl.dot wants; the bytes of the cache bound the kernel, not its products.
 SPLIT_ROWS = 64
@@ -153,9 +155,9 @@ def _merge_kernel(
         there = part < parts
         safe_part = tl.where(there, part, 0)
         each = tl.load(lses + safe_part * rows_all + row, mask=there, other=float("-inf"))
-        there = there & (each > float("-inf"))
         place = (safe_part.to(tl.int64) * rows_all + row)[:, None] * WIDTH + safe_column[None, :]
         partial = tl.load(outs + place, mask=there[:, None] & in_width[None, :], other=0.0).to(tl.float32)
+        partial = tl.where((each > float("-inf"))[:, None], partial, 0.0)  # what saw nothing may hold anything
         now = tl.maximum(most, tl.max(each, axis=0))
         base = tl.where(now == float("-inf"), 0.0, now)
         shrink = tl.exp2((most - base) * LOG2E)
@@ -356,7 +358,8 @@ def _split(
     options = SPLIT_WIDE if key.element_size() == 4 else GATHER if indices is not None and not page else SPLIT
     if page:
         options = options | {"BLOCK": min(options["BLOCK"], page)}
-    splits = max(1, min(triton.cdiv(keys, options["BLOCK"]), PROGRAMS // (batch * kv_heads)))
+    splits = max(1, PROGRAMS // (batch * kv_heads))
+    splits = min(triton.cdiv(keys, options["BLOCK"]), splits if splits < PARTS else splits // PARTS * PARTS)
     outs = query.new_empty((splits, *query.shape), dtype=torch.float32)
     lses = query.new_empty((splits, *query.shape[:3]), dtype=torch.float32)
     _split_kernel[(splits, batch * kv_heads)](
@@ -378,7 +381,7 @@ def _merge(outs: torch.Tensor, lses: torch.Tensor, dtype: torch.dtype) -> tuple[
     width = outs.shape[-1]
     _merge_kernel[(lse.numel(),)](
         outs, lses, out, lse, outs.shape[0], lse.numel(),
-        WIDTH=width, PADDED=_padded(width), PARTS=16, num_warps=4,
+        WIDTH=width, PADDED=_padded(width), PARTS=min(PARTS, _padded(outs.shape[0])), num_warps=4,
     )  # fmt: skip
     return out, lse
 
