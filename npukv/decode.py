@@ -151,8 +151,10 @@ def prefill(
 ) -> torch.Tensor:
     """Read [B, S] tokens, the first of them token number `skip` of its row; returns the last one's logits, [B, V]."""
     first = torch.tensor(padding, device=ids.device)[:, None]
-    for start in range(0, ids.shape[1], chunk):
-        stop = min(start + chunk, ids.shape[1])
+    stop = 0
+    while stop < ids.shape[1]:
+        # the first chunk reaches into every row: a cache learns from it how much padding a row begins with
+        start, stop = stop, min(max(stop + chunk, max(padding) + 1 - skip), ids.shape[1])
         positions = torch.arange(skip + start, skip + stop, device=ids.device) - first
         output = network(
             input_ids=ids[:, start:stop],

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from npukv.cache.clustered_layer import ClusteredLayer
 from npukv.cache.layer import AttendingLayer
 from npukv.cache.preallocated import PreallocatedLayer
 from npukv.ops.decode import gated, project, rotate_append
@@ -73,7 +74,7 @@ def _block(block: Any, layer: AttendingLayer, x: torch.Tensor, cos: torch.Tensor
     rotation: tuple[Any, ...] = ()
     if hasattr(attention, "q_norm"):
         rotation = (attention.q_norm.weight, attention.k_norm.weight, attention.q_norm.variance_epsilon)
-    if isinstance(layer, PreallocatedLayer):
+    if isinstance(layer, PreallocatedLayer | ClusteredLayer):
         keys, values, slot = layer.slots()
         query = rotate_append(projected, cos, sin, keys, values, slot, *rotation)
     else:

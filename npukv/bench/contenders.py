@@ -128,6 +128,7 @@ class Npukv(Contender):
 
 def fill(cache: Any, network: Any, length: int) -> None:
     """Random keys and values as if `length` tokens had been read; what compresses, compresses as it would then."""
+    from npukv.cache.clustered_layer import ClusteredLayer
     from npukv.cache.layer import AttendingLayer
 
     config = network.config
@@ -144,12 +145,16 @@ def fill(cache: Any, network: Any, length: int) -> None:
                 for _ in range(2)
             )
             cache.update(keys, values, index)
+            if isinstance(layer, ClusteredLayer):  # it stores what it is asked to attend to
+                query = keys.new_ones(1, config.num_attention_heads, *keys.shape[2:])
+                layer.attend(query, None, None)
             if start == 0 and hasattr(layer, "reserve"):
                 layer.reserve(length + ROOM)
 
 
 def bytes_per_step(contender: Contender, network: Any) -> int:
     """What a step cannot but move once: its weights, and what it attends to of the cache."""
+    from npukv.cache.clustered_layer import ClusteredLayer
     from npukv.cache.hashed import HashedLayer
 
     blocks = network.model.layers[: contender.layers]
@@ -158,9 +163,11 @@ def bytes_per_step(contender: Contender, network: Any) -> int:
     for layer in contender.cache.layers:
         keys, values = layer.keys, layer.values
         token = sum(held.shape[0] * held.shape[1] * held.shape[3] * held.element_size() for held in (keys, values))
-        held = int(getattr(layer, "kept", 0) or int(layer.get_seq_length()))
+        held = int(getattr(layer, "kept", 0) or layer.get_seq_length())
         if isinstance(layer, HashedLayer) and layer.codes is not None:
             total += held * layer.codes[:, :, :1].numel() * layer.codes.element_size()
             held = layer.selection.tokens(held)
+        elif isinstance(layer, ClusteredLayer):
+            total += held * keys.shape[0] * keys.shape[1] * 4  # log degrees
         total += held * token
     return total

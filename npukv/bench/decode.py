@@ -128,7 +128,6 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 def contenders(network: Any, device: Any, length: int, options: argparse.Namespace) -> list[tuple[str, Any]]:
     """(name, makes a Contender), in the order measured."""
-    import npukv
     from npukv.bench.contenders import Compiled, Npukv, Stock
     from npukv.cache.preallocated import PreallocatedCache
 
@@ -136,10 +135,14 @@ def contenders(network: Any, device: Any, length: int, options: argparse.Namespa
         return PreallocatedCache.for_config(config, room)
 
     def clustered(config: Any, room: int) -> Any:
-        return npukv.ClusteredCache(config, keep=options.keep)
+        from npukv.cache.clustered import ClusteredCache
+
+        return ClusteredCache(config, keep=options.keep)
 
     def hashed(config: Any, room: int) -> Any:
-        return npukv.HashedCache(config, budget=max(64, round(options.select * length)))
+        from npukv.cache.hashed import HashedCache
+
+        return HashedCache(config, budget=max(64, round(options.select * length)))
 
     def ours(make: Any, fuse: bool | None = None) -> Callable[[], Any]:
         return lambda: Npukv(network, device, length, make, fuse)

@@ -175,6 +175,34 @@ def test_fused_logits(load_tiny: Callable[[str], Any], name: str) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["ClusteredCache", "HashedCache"])
+@pytest.mark.parametrize("budget", [64, 400])
+def test_smaller_caches(
+    save_model: Callable[..., Any], kind: str, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted on the host or on the device, fused or not, the prompt read in any chunks: the same tokens; and with room
+    for all of them, those of the stock model."""
+    import npukv
+
+    lm = npukv.load(save_model("llama", max_position_embeddings=512), device="cpu", dtype="float32")
+    ids, mask = random_ids(lm, 2, 150), torch.ones(2, 150, dtype=torch.long)
+    mask[1, :70] = 0
+    more = {"dense_layers": 0} if kind == "HashedCache" else {}
+    caches, said = [], []
+    for fuse in (False, True):
+        for capture, chunk in ((False, 8192), (True, 8192), (True, 31)):
+            if fuse:
+                monkeypatch.setattr(fused, "serves", lambda *arguments: (True, "as this test wishes"))
+            caches.append(getattr(npukv, kind)(lm.model.config, budget=budget, **more))
+            options: dict[str, Any] = {"cache": caches[-1], "capture": capture, "prefill_chunk": chunk}
+            said.append(generate(lm, ids, attention_mask=mask, max_new_tokens=200, eos=[], **options))
+    assert all(torch.equal(one, said[0]) for one in said)
+    expected = stock(lm, ids, mask, max_new_tokens=200, eos_token_id=None)
+    assert torch.equal(said[0], expected) == (budget == 400)
+    assert len({cache.report().physical_tokens for cache in caches}) == 1
+    assert {cache.get_seq_length() for cache in caches} == {349}
+
+
 def test_fused_refusals(load_tiny: Callable[[str], Any]) -> None:
     model = load_tiny("llama").model
     cache = PreallocatedCache(2, 8)
