@@ -22,6 +22,8 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 #: Programs of a decode launch: four for each multiprocessor of the largest cards.
 PROGRAMS = 528
+#: The same where keys are gathered.
+GATHER_PROGRAMS = 528
 #: Partials that the merge holds at once: it walks over more of them step by step.
 PARTS = 64
 #: Query rows of a KV head's group up to which the keys are split over programs. They are padded to a power of two of at
@@ -358,7 +360,8 @@ def _split(
     options = SPLIT_WIDE if key.element_size() == 4 else GATHER if indices is not None and not page else SPLIT
     if page:
         options = options | {"BLOCK": min(options["BLOCK"], page)}
-    splits = max(1, PROGRAMS // (batch * kv_heads))
+    programs = PROGRAMS if indices is None or page else GATHER_PROGRAMS
+    splits = max(1, programs // (batch * kv_heads))
     splits = min(triton.cdiv(keys, options["BLOCK"]), splits if splits < PARTS else splits // PARTS * PARTS)
     outs = query.new_empty((splits, *query.shape), dtype=torch.float32)
     lses = query.new_empty((splits, *query.shape[:3]), dtype=torch.float32)
