@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache, wraps
+from importlib.util import find_spec
+from typing import Any
+
 import torch
 
 from npukv.ops.clustering import cpu, reference
-from npukv.ops.registry import define
+from npukv.ops.registry import Check, Operator, define
 
 
 def _match_fake(
@@ -40,3 +44,43 @@ cluster = define(
 
 merge_centroids.kernel("cpu", "rows added")(cpu.merge_centroids)
 cluster.kernel("cpu", "float32 once")(cpu.cluster)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _triton_serves(x: torch.Tensor, degrees: torch.Tensor) -> tuple[bool, str]:
+    if not _has_triton():
+        return False, "triton is not installed"
+    if x.dtype not in (torch.bfloat16, torch.float16, torch.float32) or degrees.dtype is not torch.float32:
+        return False, f"numbers of {x.dtype} and degrees of {degrees.dtype}; it takes 16 or 32 bits, and float32"
+    if x.stride(-1) != 1 or x.shape[-1] > 256 or not x.numel():
+        return False, f"shape {list(x.shape)}, strides {list(x.stride())}; it takes up to 256 numbers side by side"
+    return True, "bfloat16, float16 or float32, heads up to 256 wide"
+
+
+def _serves_cluster(
+    keys: torch.Tensor, degrees: torch.Tensor, plan: list[int], typical: float = 1.0
+) -> tuple[bool, str]:
+    if max(plan[1::3], default=0) > 4096:
+        return False, f"chunks of {max(plan[1::3])} keys; it takes up to 4096"
+    return _triton_serves(keys, degrees)
+
+
+def _serves_merge(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int) -> tuple[bool, str]:
+    return _triton_serves(x, degrees)
+
+
+def _register_triton(operator: Operator, check: Check) -> None:
+    @operator.kernel("cuda", "triton", check=check)
+    @wraps(operator.reference)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from npukv.ops.clustering import triton
+
+        return getattr(triton, operator.name)(*args, **kwargs)
+
+
+_register_triton(merge_centroids, _serves_merge)
+_register_triton(cluster, _serves_cluster)
