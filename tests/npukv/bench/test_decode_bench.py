@@ -24,6 +24,7 @@ class Card(Cpu):
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "STEPS", 1)
     monkeypatch.setattr(decode, "SAMPLES", 2)
+    monkeypatch.setattr(decode, "COMPRESSING_SAMPLES", 3)
 
 
 def run(tmp_path: Path, *arguments: str) -> dict[str, Any]:
@@ -58,6 +59,21 @@ def test_whole_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     printed = capsys.readouterr().out
     assert "full" in printed
     assert "TB/s" in printed
+
+
+@pytest.mark.parametrize("card", [False, True])
+def test_smaller_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, card: bool) -> None:
+    if card:
+        monkeypatch.setattr("npukv.backends.select", lambda *arguments: Card())
+    found = run(tmp_path, "--only", "full,clustered,hashed", "--lengths", "1000", "--select", "0.1")
+    assert found["failed"] == {}
+    entries = {entry["name"].partition(",")[0]: entry for entry in found["entries"]}
+    full, clustered, hashed = (entries[name] for name in ("full", "clustered", "hashed"))
+    assert full["report"]["physical_tokens"] == full["report"]["logical_tokens"]
+    assert clustered["report"]["physical_tokens"] < 0.5 * full["report"]["physical_tokens"]
+    assert clustered["bytes"] < full["bytes"]
+    assert len(clustered["seconds"]) == 3
+    assert hashed["report"]["physical_tokens"] == full["report"]["physical_tokens"]
 
 
 def test_no_speed_without_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
