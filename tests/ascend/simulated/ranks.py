@@ -1,6 +1,6 @@
 """What every rank of test_hccl does: the collectives and their refusals, then an answer shared by all.
 
-Run under torchrun by `python -m tests.ascend.simulated tests.ascend.simulated.ranks FOLDER [--answer]`; writes FOLDER/RANK.json.
+Run under torchrun: -m tests.ascend.simulated tests.ascend.simulated.ranks FOLDER [--answer]; writes FOLDER/RANK.json.
 """
 
 from __future__ import annotations
