@@ -14,6 +14,10 @@ class DeviceUnavailable(RuntimeError):
     """The device asked for is unknown, or cannot be used on this machine; the message says why and what to do."""
 
 
+class CaptureFailed(RuntimeError):
+    """A step could not be recorded; the message says why and what to do."""
+
+
 class Device(ABC):
     """One accelerator (or the CPU) as npukv sees it.
 
@@ -124,8 +128,14 @@ class Recorded:
             current.wait_stream(self._stream)
         else:
             graph = self._new_graph()
-            with self._runtime.graph(graph, stream=self._stream):
-                self._step()
+            try:
+                with self._runtime.graph(graph, stream=self._stream):
+                    self._step()
+            except RuntimeError as error:
+                raise CaptureFailed(
+                    f"the step cannot be recorded ({(str(error).splitlines() or ['no reason given'])[0]}); expected "
+                    "work on the device alone, nothing that waits for it: leave capturing (capture=False)"
+                ) from error
             self._graph = graph
             graph.replay()
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from npukv import attention
-from npukv.backends import Device, select
+from npukv.backends import CaptureFailed, Device, select
 from npukv.cache.preallocated import PreallocatedCache
-from npukv.errors import InputError, ModelError
+from npukv.errors import DeviceError, InputError, ModelError
 from npukv.language_model import LanguageModel
 from npukv.step import BROKEN, Chooser, Step, attending, can_freeze, thaw
 
@@ -68,6 +68,7 @@ def generate(
     Raises:
         InputError: shapes, numbers or a mask that do not fit, or a cache that is too small.
         ModelError: the model's logits are not numbers.
+        DeviceError: the model's step cannot be captured; `capture=False` does without.
     """
     lm = model if isinstance(model, LanguageModel) else None
     network: Any = lm.model if lm else model
@@ -119,6 +120,8 @@ def generate(
             generated = _loop(
                 replay, cache, chooser, device, ends, max_new_tokens, streamer, stop, freeze, ids.shape[1]
             )
+        except CaptureFailed as error:
+            raise DeviceError(str(error)) from error
         finally:
             if freeze:
                 thaw(cache)

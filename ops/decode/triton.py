@@ -67,7 +67,7 @@ def _project_kernel(
     blocks0 = tl.cdiv(n0, BLOCK_N)
     blocks1 = tl.cdiv(n1, BLOCK_N)
     weight = weight0
-    first = 0
+    first = block * 0
     size = n0
     if BIAS:
         bias = bias0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from npukv.backends import DEVICES, select
+from npukv.backends import DEVICES, CaptureFailed, select
 from npukv.backends.base import Recorded
 from npukv.backends.cpu import Cpu
 
@@ -70,6 +70,21 @@ def test_each_call_does_the_step_once() -> None:
         assert done == call
     assert len(on_host) == Recorded.UNRECORDED + 1  # as it is, and once to record
     assert runtime.events == ["side waits", "on the side", "main waits"] * Recorded.UNRECORDED + ["record"]
+
+
+def test_what_cannot_be_recorded_is_refused() -> None:
+    class Refusing(Runtime):
+        @contextmanager
+        def graph(self, graph: Any, stream: Any):
+            yield
+            raise RuntimeError("operation not permitted when stream is capturing\nsecond line")
+
+    side = SimpleNamespace(wait_stream=lambda stream: None)
+    replay = Recorded(lambda: None, Refusing(), side, Graph)
+    for _ in range(Recorded.UNRECORDED):
+        replay()
+    with pytest.raises(CaptureFailed, match=r"\(operation not permitted when stream is capturing\).*capture=False"):
+        replay()
 
 
 def test_the_cpu_takes_the_step_itself() -> None:

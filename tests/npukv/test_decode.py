@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from npukv import decode, fused
+from npukv.backends import CaptureFailed
 from npukv.cache.preallocated import Place, PreallocatedCache
 from npukv.decode import generate
-from npukv.errors import InputError, ModelError
+from npukv.errors import DeviceError, InputError, ModelError
 from npukv.step import can_freeze
 
 NEW = 24
@@ -278,6 +279,23 @@ def test_not_numbers_are_refused(llama: Any, capture: bool) -> None:
     broken.model.model.norm.weight.data[0] = float("nan")
     with pytest.raises(ModelError, match="not numbers"):
         generate(broken, random_ids(llama, 1, 10), max_new_tokens=5, capture=capture)
+
+
+def test_a_step_that_cannot_be_captured(llama: Any) -> None:
+    ids, card = random_ids(llama, 1, 20), QueuedCpu(llama.device)
+
+    def fails() -> None:
+        raise CaptureFailed("the step cannot be recorded (it waits)")
+
+    card.capture = lambda step: fails
+    on_card = copy.copy(llama)
+    on_card.device = card
+    cache = PreallocatedCache(2, 60)
+    with pytest.raises(DeviceError, match="cannot be recorded"):
+        generate(on_card, ids, cache=cache, max_new_tokens=5)
+    assert not cache.layers[0].frozen
+    got = generate(on_card, ids, max_new_tokens=5, capture=False, eos=[])
+    assert torch.equal(got, stock(llama, ids, max_new_tokens=5, eos_token_id=None))
 
 
 def test_refusals(llama: Any) -> None:
