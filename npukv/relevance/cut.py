@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy as np
+
 from npukv.errors import InputError
 
 
@@ -56,6 +58,13 @@ class Windows(Sequence[Segment]):
     def start(self, index: int) -> int:
         """The first token of a segment; the last segment is moved back to the text's end."""
         return min(index * self.stride, self._last)
+
+
+def starts_of(segments: Sequence[Segment]) -> np.ndarray:
+    """The segments' first tokens, int64 [n], without making the segments where that can be avoided."""
+    if isinstance(segments, Windows):
+        return np.array([segments.start(i) for i in range(len(segments))])
+    return np.array([segment.start for segment in segments])
 
 
 def cut(tokens: int, length: int, overlap: int) -> list[tuple[int, int]]:

@@ -232,7 +232,7 @@ def stream_scores(
     wanted = range(len(plan.segments)) if only is None else [int(index) for index in only]
     length = plan.segments[0].end - plan.segments[0].start
     reading = choose_forward(lm, forward, len(wanted) * (length + len(plan.prompts[0])))
-    identity = plan.identity(lm, reading.name if reading else "")
+    identity = {} if run is None else plan.identity(lm, reading.name if reading else "")
     keys = plan.keys()
     known: list[dict[int, tuple[np.ndarray, float]]] = [{} for _ in keys]
     if run is not None and ranks.first:  # before any rank writes

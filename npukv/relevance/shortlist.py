@@ -9,6 +9,7 @@ import numpy as np
 from npukv.errors import InputError
 from npukv.language_model import LanguageModel
 from npukv.parallel.ranks import ALONE, Ranks
+from npukv.relevance.cut import starts_of
 from npukv.relevance.plan import Plan
 
 MODES = ("exact", "sketch", "bm25")
@@ -86,14 +87,17 @@ def bm25_distances(lm: LanguageModel, plan: Plan, ranks: Ranks = ALONE) -> np.nd
     Source: Robertson and Zaragoza, The Probabilistic Relevance Framework (2009), with idf = log(1 + (n - d + .5) /
     (d + .5)) for d of n segments that hold a token.
     """
+    import torch
+
     found = None
     if ranks.first:
-        ids, count, length = plan.tokens.ids, len(plan.segments), plan.segments[0].end - plan.segments[0].start
-        starts = np.array([plan.segments[i].start for i in range(count)])
+        count, length = len(plan.segments), plan.segments[0].end - plan.segments[0].start
+        starts = torch.from_numpy(starts_of(plan.segments)).to(lm.device.torch_device)
+        ids = torch.from_numpy(plan.tokens.ids.astype(np.int32)).to(starts.device)
         found = np.zeros(count)
         for token in sorted({*lm.encode(plan.asked[0]), *lm.encode(" " + plan.asked[0])}):
-            before = np.concatenate([[0], np.cumsum(ids == token, dtype=np.int32)])
-            held = (before[starts + length] - before[starts]).astype(np.float64)
+            seen = torch.nn.functional.pad((ids == token).cumsum(0, dtype=torch.int32), (1, 0))
+            held = (seen[starts + length] - seen[starts]).cpu().numpy().astype(np.float64)
             holding = np.count_nonzero(held)
             found -= np.log1p((count - holding + 0.5) / (holding + 0.5)) * held * (K1 + 1) / (held + K1)
     return ranks.agree(found, "search the words")
