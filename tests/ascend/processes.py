@@ -59,5 +59,6 @@ def _check(case: ElementTree.Element) -> Check:
         found = case.find(tag)
         if found is not None:
             outcome, message = word, (found.text or found.get("message") or "")[-3000:]
-    properties = {part.get("name", ""): part.get("value", "") for part in case.iter("property")}
+    properties = {"file": case.get("file") or case.get("classname", "")}
+    properties |= {part.get("name", ""): part.get("value", "") for part in case.iter("property")}
     return Check(case.get("name", ""), outcome, message, float(case.get("time", 0)), properties)

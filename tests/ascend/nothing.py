@@ -1,0 +1,1 @@
+"""A pytest plugin that changes nothing: for checks that need no device."""
