@@ -31,6 +31,19 @@ DECODE = (
 DECODE_TOY = ((1, 2, 2048), (1, 8, 2048), (2, 2, 1024))
 #: Keys that an index list names, tokens per page, queries of a prompt's chunk.
 NAMED, PAGE, CHUNK = 2048, 128, 2048
+#: Odd shapes, compared and not timed: query heads, KV heads, queries, keys, width, type (None = the device's), bias,
+#: length, causal.
+ODD = (
+    (4, 4, 1, 201, 64, None, False, True, False),
+    (8, 1, 1, 129, 128, None, True, True, False),
+    (4, 2, 3, 130, 80, None, True, True, True),
+    (6, 2, 40, 166, 64, None, True, True, True),
+    (2, 1, 140, 100, 128, None, False, False, True),
+    (4, 2, 131, 262, 256, None, True, False, True),
+    (8, 2, 1, 333, 128, "float16", True, True, False),
+    (8, 2, 1, 333, 128, "float32", True, True, False),
+    (4, 2, 50, 99, 64, "float32", True, True, True),
+)
 #: Keys up to which the other operators are measured too.
 LONGEST = 131072
 #: Bytes of keys and values beyond which the reference computes in float32.
@@ -124,6 +137,9 @@ def _cases(device: Any, sizes: Sequence[tuple[int, int, int]], heads: int) -> It
     yield _labelled(f"chunk {chunk} over itself", _chunk, device, kv_heads, chunk, 0, heads, False)
     yield _labelled(f"chunk {chunk} over {past} centroids", _chunk, device, kv_heads, chunk, past, heads, True)
     yield _labelled("merge of 16 partials", _merge, device, heads)
+    for shape in ODD:
+        label = f"{shape[0]}/{shape[1]} heads, {shape[2]} x {shape[3]}, {shape[4]} wide {shape[5] or ''}"
+        yield _labelled(label, _odd, device, *shape)
 
 
 def _labelled(label: str, make: Callable[..., Case], *arguments: Any) -> Callable[[], Case]:
@@ -157,6 +173,35 @@ def _decode(name: str, device: Any, batch: int, kv_heads: int, keys: int, heads:
 
     arguments = (query, key, value, bias, length)
     return Case(name, partial_attention, arguments, size, 0, None if biased else stock)
+
+
+def _odd(
+    name: str,
+    device: Any,
+    heads: int,
+    kv_heads: int,
+    queries: int,
+    keys: int,
+    width: int,
+    dtype: str | None,
+    *how: bool,
+) -> Case:
+    """Tails, rows that see nothing, absent keys, garbage behind the length, a view into a larger cache."""
+    import torch
+
+    from npukv.ops.attention import partial_attention
+
+    kind = getattr(torch, dtype) if dtype else device.default_dtype()
+    query = _normal(device, 2, heads, queries, width).to(kind)
+    key, value = (_normal(device, 2, kv_heads, keys + 7, width).to(kind)[:, :, :keys] for _ in range(2))
+    biased, with_length, causal = how
+    bias = torch.randn(2, kv_heads, keys, device=device.torch_device) if biased else None
+    if bias is not None:
+        bias[0, 0, ::3] = bias[1, -1, : keys // 2] = float("-inf")
+    length = torch.tensor([keys - 1, 5], dtype=torch.int32, device=device.torch_device) if with_length else None
+    if length is not None:
+        key[1, :, 5:] = value[1, :, 5:] = float("nan")
+    return Case(name, partial_attention, (query, key, value, bias, length, None, causal), 0, 0)
 
 
 def _indexed(name: str, device: Any, batch: int, kv_heads: int, keys: int, heads: int) -> Case:
@@ -227,10 +272,10 @@ def _measure(case: Case, device: Any, timer: Any, rate: float) -> Iterator[dict[
             continue
         difference, bound = _difference(kernel.run(*case.arguments), exact, case.arguments[0].dtype)
         row |= {"difference": difference, "parity": difference <= bound}
-        if row["parity"]:
+        if row["parity"] and (case.bytes or case.flops):
             row |= _timed(case, timer(lambda kernel=kernel: kernel.run(*case.arguments)), rate)
         yield row
-    if not tuned:
+    if not tuned and (case.bytes or case.flops):
         yield {"case": case.name, "kernel": "reference"} | _timed(
             case, timer(lambda: case.operator.reference(*case.arguments)), rate
         )
@@ -253,6 +298,10 @@ def _difference(got: tuple[Any, Any], exact: tuple[Any, Any], dtype: Any) -> tup
     import torch
 
     (out, lse), (exact_out, exact_lse) = got, exact
+    nothing = exact_lse == float("-inf")
+    if not torch.equal(lse == float("-inf"), nothing) or out.isnan().any():
+        return float("inf"), 0.0
+    lse, exact_lse = lse.masked_fill(nothing, 0), exact_lse.masked_fill(nothing, 0)
     scale = exact_out.abs().amax().clamp(min=1e-6)
     of_out = ((out.to(exact_out.dtype) - exact_out).abs().amax() / scale).item()
     of_lse = (lse.to(exact_lse.dtype) - exact_lse).abs().amax().item()
@@ -304,6 +353,8 @@ def _print(row: dict[str, Any]) -> None:
         line += f"refused: {row['refused']}"
     elif row.get("parity") is False:
         line += f"PARITY FAILED: {row['difference']:.1e}"
+    elif "median" not in row:
+        line += " " * 27 + f"  {row['difference']:.1e}"
     else:
         share = f"{row['share']:8.0%}" if "share" in row else " " * 8
         rate = f"{row['flops'] / 1e12:8.1f}" if "flops" in row else " " * 8

@@ -63,18 +63,16 @@ def _triton_serves(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
         return False, f"the queries are {query.dtype}, it takes bfloat16, float16 and float32"
     if not query.dtype == key.dtype == value.dtype:
         return False, f"queries, keys and values are {query.dtype}, {key.dtype}, {value.dtype}, it takes one type"
-    if query.shape[-1] > 256 or not query.shape[-1] == key.shape[-1] == value.shape[-1]:
-        return (
-            False,
-            f"the heads are {query.shape[-1]}, {key.shape[-1]}, {value.shape[-1]} wide, it takes one width <= 256",
-        )
+    width, most = query.shape[-1], 128 if query.dtype is torch.float32 else 256
+    if not width == key.shape[-1] == value.shape[-1] or width > most:
+        return False, f"heads {width}, {key.shape[-1]}, {value.shape[-1]} wide, it takes one width <= {most}"
     if query.shape[1] % kv_heads or key.shape != value.shape:
         return False, f"shapes {list(query.shape)}, {list(key.shape)}, {list(value.shape)} do not go together"
     if not query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:
         return False, "the numbers of a head do not lie side by side"
     if not query.numel() or not key.numel():
         return False, "there are no queries or no keys"
-    return True, "bfloat16, float16 or float32, heads up to 256 wide"
+    return True, "2-byte numbers, heads up to 256 wide; float32, up to 128"
 
 
 def _triton_serves_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv_heads: int) -> tuple[bool, str]:

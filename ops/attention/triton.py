@@ -35,8 +35,10 @@ SPLIT = {"BLOCK": 64, "num_warps": 4, "num_stages": 3}
 GATHER = {"BLOCK": 64, "num_warps": 4, "num_stages": 5}
 #: The same for 4-byte numbers.
 SPLIT_WIDE = {"BLOCK": 32, "num_warps": 4, "num_stages": 2}
-#: Queries and keys per step of the chunk kernel, likewise.
+#: Queries and keys per step of the chunk kernel.
 CHUNK = {"BLOCK_M": 128, "BLOCK": 64, "num_warps": 8, "num_stages": 3}
+#: The same for heads wider than 128, which fill the shared memory sooner, and for 4-byte numbers.
+CHUNK_LARGE = {"BLOCK_M": 128, "BLOCK": 64, "num_warps": 8, "num_stages": 2}
 CHUNK_WIDE = {"BLOCK_M": 32, "BLOCK": 32, "num_warps": 4, "num_stages": 2}
 
 
@@ -285,12 +287,12 @@ def partial_attention(
     batch, heads, queries, width = query.shape
     kv_heads, keys = key.shape[1:3]
     scale = width**-0.5 if scale is None else scale
-    if heads // kv_heads * queries <= SPLIT_ROWS:
+    if heads // kv_heads * queries <= (SPLIT_ROWS if key.element_size() < 4 else 16):
         strides = (key.stride()[:3], value.stride()[:3])
         return _split(query, key, value, kv_heads, keys, scale, strides, bias=bias, length=length, causal=causal)
     out = query.new_empty(query.shape)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    options = CHUNK if key.element_size() < 4 else CHUNK_WIDE
+    options = CHUNK_WIDE if key.element_size() == 4 else CHUNK if width <= 128 else CHUNK_LARGE
     _chunk_kernel[(triton.cdiv(queries, options["BLOCK_M"]), batch * heads)](
         query, key, value, bias, length, out, lse, scale,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *_strides(bias), queries, keys,

@@ -189,6 +189,7 @@ def test_inputs_are_left_alone(kernels: ModuleType) -> None:
         ({"query": torch.zeros(2, 4, 1, 64, dtype=torch.float64)}, "float64"),
         ({"value": torch.zeros(2, 2, 9, 64, dtype=torch.float16)}, "one type"),
         ({"value": torch.zeros(2, 2, 8, 64)}, "do not go together"),
+        ({name: torch.zeros(2, 2, 9, 256) for name in ("query", "key", "value")}, "one width <= 128"),
         ({"key": torch.zeros(2, 2, 64, 9).transpose(2, 3)}, "side by side"),
         ({"bias": torch.zeros(2, 2, 9, dtype=torch.float16)}, "bias"),
         ({"length": torch.zeros(2, dtype=torch.int64)}, "length"),
