@@ -137,9 +137,9 @@ def _cases(device: Any, sizes: Sequence[tuple[int, int, int]], heads: int) -> It
     yield _labelled(f"chunk {chunk} over itself", _chunk, device, kv_heads, chunk, 0, heads, False)
     yield _labelled(f"chunk {chunk} over {past} centroids", _chunk, device, kv_heads, chunk, past, heads, True)
     yield _labelled("merge of 16 partials", _merge, device, heads)
-    for shape in ODD:
-        label = f"{shape[0]}/{shape[1]} heads, {shape[2]} x {shape[3]}, {shape[4]} wide {shape[5] or ''}"
-        yield _labelled(label, _odd, device, *shape)
+    for odd in ODD:
+        label = f"{odd[0]}/{odd[1]} heads, {odd[2]} x {odd[3]}, {odd[4]} wide {odd[5] or ''}"
+        yield _labelled(label, _odd, device, *odd)
 
 
 def _labelled(label: str, make: Callable[..., Case], *arguments: Any) -> Callable[[], Case]:

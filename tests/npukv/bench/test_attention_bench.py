@@ -25,9 +25,11 @@ def found() -> dict[str, Any]:
 def test_every_kernel_is_checked_and_timed(found: dict[str, Any]) -> None:
     rows = found["rows"]
     assert {row["kernel"] for row in rows} == {"blocked", "rows copied", "pages copied", "reference", "torch's sdpa"}
-    assert all(len(row["seconds"]) == 3 and min(row["seconds"]) > 0 for row in rows)
+    timed = [row for row in rows if "seconds" in row]
+    assert len(timed) == len(rows) - len(attention.ODD)
+    assert all(len(row["seconds"]) == 3 and min(row["seconds"]) > 0 for row in timed)
     assert all(row["parity"] and 0 <= row["difference"] < 0.1 for row in rows if "parity" in row)
-    assert sum("parity" in row for row in rows) >= 6
+    assert sum("parity" in row for row in rows) >= 6 + len(attention.ODD)
     assert found["copy_rate"] > 1e8
     assert found["environment"]["packages"]["torch"] == torch.__version__
 
