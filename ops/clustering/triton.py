@@ -13,9 +13,11 @@ import triton.language as tl
 
 #: Sources, and targets at a time, of a match program; sources of a join program; tokens of the other kernels.
 MATCH, JOIN, TOKENS = 64, 32, 32
+#: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
+VARYING = ("length", "size", "chunks", "merges", "held", "kept", "passes")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _start_kernel(
     keys, degrees, sums, partial, parent, alive, length, heads, key_b, key_h, key_l,
     D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
@@ -51,7 +53,7 @@ def _unit_rows(sums, base, index, inside, column, real, D: tl.constexpr):
     return x / tl.maximum(tl.sqrt(tl.sum(x * x, axis=1)), 1e-12)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _match_kernel(
     sums, alive, centre, scores, partners, length, size, typical,
     D: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
@@ -89,7 +91,7 @@ def _match_kernel(
     tl.store(partners + out, tl.minimum(partner, half - 1), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _join_kernel(
     sums, alive, following, parent, ranks, scores, partners, length, size, chunks, merges, held,
     D: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, HALF: tl.constexpr,
@@ -152,7 +154,7 @@ def _join_kernel(
         tl.atomic_add(sums + (row * length + joined)[:, None] * D + dim, x, mask=moves)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _place_kernel(parent, ranks, places, length, passes, TOKENS: tl.constexpr):
     """Follow each token to whom it joined, and whom that one joined, at most once per pass."""
     row = tl.program_id(0).to(tl.int64)
@@ -164,7 +166,7 @@ def _place_kernel(parent, ranks, places, length, passes, TOKENS: tl.constexpr):
     tl.store(places + row * length + safe, tl.load(ranks + row * length + at), mask=token < length)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _add_kernel(
     x, degrees, places, sums, totals, length, kept, heads, x_b, x_h, x_l,
     D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
