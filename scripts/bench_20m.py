@@ -351,7 +351,7 @@ def start_stage(name: str, cards: int, chosen: Any) -> None:
     command += [__file__, *(f"--{key}={value}" for key, value in given.items() if value is not None)]
     left = chosen.deadline - time.time() + 15
     try:
-        subprocess.run(command, timeout=max(20, left), check=False)
+        subprocess.run(command, timeout=max(20, left), check=False, env={"OMP_NUM_THREADS": "4", **os.environ})
     except subprocess.TimeoutExpired:
         print(f"stage {name}: took too long", flush=True)
 
@@ -396,7 +396,7 @@ def main() -> None:
     found: dict[str, Any] = {"tokens": chosen.tokens, "cards": chosen.cards, "segment": SEGMENT, "overlap": OVERLAP}
     with tempfile.TemporaryDirectory() as work:
         chosen.work = Path(work)
-        stages = chosen.stages.split(",") + (["shape"] if chosen.shape else [])
+        stages = [name for name in (*chosen.stages.split(","), "shape" if chosen.shape else "") if name]
         if set(stages) & {"one", "many"}:
             tokenizer = AutoTokenizer.from_pretrained(chosen.model or str(model_folder()))
             started = time.time()

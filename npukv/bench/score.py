@@ -56,7 +56,7 @@ def main(given: Sequence[str] | None = None) -> None:
         run.write()
         raise SystemExit(f"the fused blocks differ from the stock model, so no speed is given: {found['parity']}")
     run.section("speed", lambda: speed(run, device, dtype))
-    if options.questions:
+    if options.questions and run.left > 15:
         found["agreement"] = run.section("agreement", lambda: agreement(run, device, options.questions))
     found["seconds"] = time.perf_counter() - began
     run.write()
@@ -312,27 +312,26 @@ def agreement(run: _Run, device: Any, questions: int) -> dict[str, Any]:
     context, spans = splice(text[: run.options.characters], [fact.statement for fact in facts], rng)
     tokens = tokenize(lm.tokenizer, context)
     asked = [fact.question for fact in facts]
-    forwards = {"plain": None, "fused": FastForward(lm, compiled=False)}
-    forwards["8bit"] = FastForward(lm, eight_bit=True, compiled=False)
+    forwards = {"plain": None, "8bit": FastForward(lm, eight_bit=True, compiled=False)}
     scored = {
         name: npukv.score_segments(lm, tokens, asked, segment=384, overlap=64, forward=forward or "plain")
         for name, forward in forwards.items()
     }
     found: dict[str, Any] = {"questions": questions, "segments": len(scored["plain"][0])}
-    for name in ("fused", "8bit"):
-        pairs = list(zip(scored["plain"], scored[name], strict=True))
-        same = sum(int(one.ranking()[0] == other.ranking()[0]) for one, other in pairs)
-        correlations = [_rank_correlation(one.values, other.values) for one, other in pairs]
-        found[name] = {"same_first": same, "correlation_mean": float(np.mean(correlations))}
-        found[name]["correlation_least"] = float(np.min(correlations))
+    pairs = list(zip(scored["plain"], scored["8bit"], strict=True))
+    correlations = [_rank_correlation(one.values, other.values) for one, other in pairs]
+    found["8bit"] = {
+        "same_first": sum(int(one.ranking()[0] == other.ranking()[0]) for one, other in pairs),
+        "correlation_mean": float(np.mean(correlations)),
+        "correlation_least": float(np.min(correlations)),
+    }
     for name, scores in scored.items():
         found.setdefault(name, {})["right_first"] = sum(
             _holds(one, span) for one, span in zip(scores, spans, strict=True)
         )
     print(f"\nbundled model, {questions} questions over {found['segments']} segments, against its own products:")
-    for name in ("fused", "8bit"):
-        line = ", ".join(f"{key.replace('_', ' ')} {value:.5g}" for key, value in found[name].items())
-        print(f"  {name:6} {line} (own {found['plain']['right_first']})")
+    line = ", ".join(f"{key.replace('_', ' ')} {value:.5g}" for key, value in found["8bit"].items())
+    print(f"  8-bit: {line} (own products: {found['plain']['right_first']})")
     return found
 
 

@@ -17,7 +17,7 @@ from npukv.errors import DeviceError, NpukvError, RunError
 
 #: Seconds without any sign of work after which a rank counts as hung.
 PATIENCE = 600.0
-#: Seconds between two looks at what the others do, and between two signs of one's own.
+#: Seconds between two looks at what the others do, longer and longer up to this, and between two signs of one's own.
 LOOK = 0.02
 SIGN = 0.25
 
@@ -80,6 +80,7 @@ class Ranks:
         here = f"{self._steps}/here"
         self._set(f"{here}/{self.rank}", b"1")
         missing = set(range(self.size)) - {self.rank}
+        pause = LOOK / 100
         signs: dict[int, tuple[bytes, float]] = {}
         while missing:
             for rank in sorted(missing):
@@ -96,7 +97,8 @@ class Ranks:
                         "--run directory: what all ranks have scored is kept"
                     )
             if missing:
-                time.sleep(LOOK)
+                time.sleep(pause)
+                pause = min(LOOK, pause * 1.2)
             if waiting is not None:
                 waiting()
 

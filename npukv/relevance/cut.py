@@ -60,11 +60,11 @@ class Windows(Sequence[Segment]):
         return min(index * self.stride, self._last)
 
 
-def starts_of(segments: Sequence[Segment]) -> np.ndarray:
-    """The segments' first tokens, int64 [n], without making the segments where that can be avoided."""
-    if isinstance(segments, Windows):
-        return np.array([segments.start(i) for i in range(len(segments))])
-    return np.array([segment.start for segment in segments])
+def starts_of(segments: Sequence[Segment], chosen: Sequence[int] | None = None) -> np.ndarray:
+    """First tokens of all or some segments, int64 [n], without making the segments where that can be avoided."""
+    rows = range(len(segments)) if chosen is None else chosen
+    start = segments.start if isinstance(segments, Windows) else lambda row: segments[row].start
+    return np.array([start(row) for row in rows], dtype=np.int64)
 
 
 def cut(tokens: int, length: int, overlap: int) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import silu
+from torch.nn.functional import scaled_dot_product_attention, silu
 
 from npukv.errors import InputError, ModelError
 from npukv.language_model import LanguageModel
@@ -122,9 +122,10 @@ class FastForward:
         hidden, *_ = self._run(attended, hidden, self.layers[-1], None, turn, keep, self.shape)
         return self.lm.model.lm_head(inner.norm(hidden))
 
-    def _run(self, attended: Any, hidden: torch.Tensor, *rest: Any) -> Any:
-        """One crossing between two attentions; single tokens are not worth compiling for."""
-        if hidden.shape[1] == 1 or self._cross is _cross:
+    def _run(self, attended: Any, hidden: torch.Tensor, before: Layer | None, after: Layer | None, *rest: Any) -> Any:
+        """One crossing between two attentions; single tokens, and the ends, are not worth compiling for."""
+        rest = (before, after, *rest)
+        if hidden.shape[1] == 1 or before is None or after is None or self._cross is _cross:
             return _cross(attended, hidden, *rest)
         from torch._dynamo import config
         from torch._dynamo.exc import TorchDynamoException
@@ -145,7 +146,7 @@ class FastForward:
             if self.backend is None:
                 self.backend = fastest_attention(self.lm, query, key, value, self.scale)
             with sdpa_kernel([self.backend, SDPBackend.MATH], set_priority=True):
-                out = causal_attention(query, key, value, self.scale)
+                out = _causal(query, key, value, self.scale)
         return out.transpose(1, 2).flatten(2)
 
 
@@ -176,11 +177,11 @@ def fastest_attention(
     for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
         try:
             with sdpa_kernel(backend):
-                causal_attention(query, key, value, scale)
+                _causal(query, key, value, scale)
                 lm.device.synchronize()
                 started = time.perf_counter()
                 for _ in range(3):
-                    causal_attention(query, key, value, scale)
+                    _causal(query, key, value, scale)
                 lm.device.synchronize()
         except RuntimeError as error:
             _log.info("attention kernel %s does not serve here: %s", backend.name, str(error).splitlines()[0])
@@ -190,6 +191,12 @@ def fastest_attention(
             best, fastest = backend, seconds
     _log.info("attention kernel: %s", best.name)
     return best
+
+
+def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    # some kernels refuse grouped heads, so they are only asked for where there are any
+    grouped = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
 
 
 def _fuse(layer: Any, kind: torch.dtype | None) -> Layer:

@@ -126,11 +126,11 @@ class Journal:
         Raises:
             RunError: the disk is full or gone; all batches before this one are safe.
         """
-        rows = [
-            (question, segment, values.entropies[i].astype("<f4").tobytes(), float(values.question[i]))
-            for question, values in measured.items()
-            for i, segment in enumerate(segments)
-        ]
+        rows = []
+        for question, values in measured.items():
+            data, width = values.entropies.astype("<f4").tobytes(), 4 * values.entropies.shape[1]
+            pieces = (data[at : at + width] for at in range(0, len(data), width))
+            rows += [(question, *row) for row in zip(segments, pieces, values.question.tolist(), strict=True)]
         with self._explained():
             self._db.execute("BEGIN")
             try:

@@ -22,6 +22,7 @@ from npukv.parallel.share import shares
 from npukv.parallel.tokens import PART, open_tokens
 from npukv.relevance import measures
 from npukv.relevance.batches import batch_size
+from npukv.relevance.cut import starts_of
 from npukv.relevance.fast_forward import FastForward, choose_forward
 from npukv.relevance.journal import Journal, scored_by_all
 from npukv.relevance.measure import measure_batch
@@ -334,14 +335,14 @@ def _score_chunk(
 
     Each part is given out as soon as it is recorded: what memory runs out on later does not take it along.
     """
+    length = plan.segments[0].end - plan.segments[0].start
     missing = defaultdict(list)
     for i, known in enumerate(done):
         rows = tuple(segment for segment in chunk if segment not in known)
         if rows:
             missing[rows].append(i)
     for rows, questions in missing.items():
-        windows = [plan.segments[row] for row in rows]
-        ids = np.stack([plan.tokens.ids[window.start : window.end] for window in windows])
+        ids = plan.tokens.ids[starts_of(plan.segments, rows)[:, None] + np.arange(length)]
         asked = [plan.prompts[i] for i in questions]
         if forward is None:
             measured = measure_batch(lm, ids, asked, plan.horizon, rows[0])
