@@ -75,7 +75,7 @@ class Case:
         return [build_prompt(self.lm.tokenizer, sample.question, sample.answer_prefix) for sample in self.samples]
 
     @cached_property
-    def segments(self) -> tuple[Segment, ...]:
+    def segments(self) -> Sequence[Segment]:
         """The windows of the context, as ``npukv.score_segments`` cuts them."""
         from npukv.relevance.plan import make_plan
 
