@@ -11,6 +11,7 @@ BENCHMARKS = {
     "decode": "Time and memory of a decoding step, by cache, beside transformers' own.",
     "attention": "The attention kernels, parity first, beside the stock ones.",
     "hashing": "Encoding, scoring, selecting and attending by hash codes, beside dense attention.",
+    "score": "Segments scored per second, beside a stock loop and the matrix products alone.",
     "compress": "Time and memory of compressing a cache, beside the prefill it belongs to.",
 }
 

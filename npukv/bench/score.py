@@ -152,12 +152,13 @@ def speed(run: _Run, device: Any, dtype: Any) -> None:
     stock_rows = min(STOCK_ROWS, options.rows)
     work: dict[str, Callable[[], Any]] = {
         "stock loop, eager": lambda: _stock(lm, segments, prompt, stock_rows),
-        "stock loop, compiled layers": _with_compiled_layers(lm, lambda: _stock(lm, segments, prompt, stock_rows)),
-        "npukv fused, horizon 1": ours(fused := FastForward(lm), 1),
+        "npukv fused, horizon 1": ours(fused := FastForward(lm, compiled=not options.eager), 1),
         f"npukv fused, horizon {options.horizon}": ours(fused, options.horizon),
     }
+    if not options.eager:
+        work["stock loop, compiled layers"] = _with_compiled_layers(lm, work["stock loop, eager"])
     try:
-        eight = FastForward(lm, eight_bit=True)
+        eight = FastForward(lm, eight_bit=True, compiled=not options.eager)
         work |= {
             "npukv 8bit, horizon 1": ours(eight, 1),
             f"npukv 8bit, horizon {options.horizon}": ours(eight, options.horizon),
@@ -357,6 +358,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=64, help="segments per batch")
     parser.add_argument("--length", type=int, default=1024, help="tokens per row, question included")
     parser.add_argument("--horizon", type=int, default=8)
+    parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--questions", type=int, default=100, help="of the agreement on the bundled model; 0 = none")
     parser.add_argument("--characters", type=int, default=120_000, help="of its text")
