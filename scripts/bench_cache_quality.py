@@ -50,6 +50,7 @@ from transformers import DynamicCache
 import npukv
 from npukv.bundled import sample_text
 from npukv.cache.hash_weights import HashWeights, bundled
+from npukv.cache.profile import layer_shares
 from npukv.environment import environment
 from npukv.evaluation.material import Material
 from npukv.text import read_source
@@ -82,6 +83,7 @@ class Bench:
         self.presses = import_kvpress(options.kvpress) if options.kvpress else {}
         self.cells: dict[tuple[str, str, float], Cell] = {}
         self.failed: dict[str, str] = {}
+        self.by_layer: dict[float, list[float]] = {}
         self.parity: dict[str, dict[str, float]] = {}
 
     def cell(self, part: str, method: str, share: float) -> Cell:
@@ -171,6 +173,12 @@ class Bench:
             traceback.print_exc()
             self.failed[work.__name__] = f"{type(error).__name__}: {error}"
 
+    def shares(self, share: float) -> list[float]:
+        """Per layer, `share` on average; the same for all contexts."""
+        if share not in self.by_layer:
+            self.by_layer[share] = layer_shares(self.model, share)
+        return self.by_layer[share]
+
     def budget(self, share: float) -> int:
         """Keys that take the bytes that the clustered cache took, its degrees and spare room included."""
         ours = self.cells.get(("compress", "clustered", share))
@@ -195,16 +203,19 @@ class Bench:
                 self.measure(name, contexts, cell, partial(kept_cache, *kept), self.at_once, full)
 
     def cluster(self, name: str, contexts: Any, ids: torch.Tensor, full: Any) -> None:
-        """As it comes, with as many last tokens as the others keep, and compressed while the context is being read."""
-        ways = {"clustered": {}, f"clustered, {RECENT} recent": {"recent": RECENT}, "clustered in steps": {"step": 256}}
+        """As it comes; more for layers that look far back; as many last tokens as the others; while reading."""
+        ways: dict[str, dict[str, Any]] = {"clustered": {}, "clustered by layer": {}}
+        ways |= {f"clustered, {RECENT} recent": {"recent": RECENT}, "clustered in steps": {"step": 256}}
         for method, settings in ways.items():
             for share in self.options.shares:
                 cell = self.cell("compress", method, share)
-                cache = npukv.ClusteredCache(self.model.config, keep=share, **settings)
+                keep = self.shares(share) if method == "clustered by layer" else share
+                cache = npukv.ClusteredCache(self.model.config, keep=keep, **settings)
                 self.model(ids, past_key_values=cache, logits_to_keep=1)
                 cache.compress()
                 said = cache.report()
-                cell.tokens, cell.bytes = said.physical_tokens, said.physical_bytes / said.logical_bytes
+                cell.tokens = said.ratio * said.logical_tokens  # the layers' mean
+                cell.bytes = said.physical_bytes / said.logical_bytes
                 self.measure(name, contexts, cell, partial(copy.deepcopy, cache), self.at_once, full)
 
     def press(self, name: str, contexts: Any, ids: torch.Tensor, full: Any) -> None:

@@ -52,7 +52,7 @@ def cells(found: dict[str, Any], part: str, share: float) -> dict[str, dict[str,
 def test_every_method_ran_on_every_context(found: dict[str, Any]) -> None:
     assert found["failed"] == {} and found["contexts"] == {"text": 2, "one": 2, "eight": 2}
     assert set(cells(found, "compress", 0.5)) == {
-        "clustered", "clustered, 64 recent", "clustered in steps",
+        "clustered", "clustered by layer", "clustered, 64 recent", "clustered in steps",
         "knorm", "snapkv", "expected attention", "keydiff", "streaming",
     }  # fmt: skip
     assert {"exact top-k", "quest", "streaming", "codes, random 128", "hashed, random 128"} <= set(
