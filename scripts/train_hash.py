@@ -281,10 +281,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--evaluate", type=Path, nargs="+", help="texts to measure on; left out: the last tenth")
     parser.add_argument("--method", choices=METHODS, default="kl")
     parser.add_argument("--bits", type=int, default=128)
-    parser.add_argument("--contexts", type=int, default=10)
+    parser.add_argument("--contexts", type=int, help="contexts to learn from (10; with --bundled 24)")
     parser.add_argument("--measured", type=int, default=6, help="contexts to measure on")
     parser.add_argument("--length", type=int, help="tokens of a context; left out: the model's, at most 4096")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, help="steps per layer (200; with --bundled 480)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype")
@@ -293,6 +293,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--bundled takes the bundled model and its own place: leave out --model and --out")
     if not (options.bundled or options.out or options.compare):
         parser.error("say where to write: --out FILE or --bundled; or --compare")
+    options.contexts = options.contexts or (24 if options.bundled else 10)
+    options.steps = options.steps or (480 if options.bundled else 200)
     try:
         run(options)
     except NpukvError as error:
