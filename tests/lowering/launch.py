@@ -43,6 +43,8 @@ SCALARS = {"i1": ctypes.c_bool, "i32": ctypes.c_int32, "i64": ctypes.c_int64, "f
 SCHEDULING = {"num_warps", "num_stages", "num_ctas", "maxnreg"}
 CANARY = 0xA5
 LIMIT = 60  # seconds for one launch
+#: On which side of every tensor lies what cannot be touched; on the other side, only stores are noticed.
+fence_at_end = True
 
 
 class OutOfBounds(Exception):
@@ -158,12 +160,21 @@ def in_fork(work: Callable[[], None]) -> None:
         raise RuntimeError(f"the launch failed in the fork with status {status}")
 
 
+def not_specialised(mark: ast.expr, names: dict[str, Any]) -> set[str]:
+    """Arguments that a kernel's decorator keeps from being constants where they are 1."""
+    for keyword in mark.keywords if isinstance(mark, ast.Call) else ():
+        if keyword.arg == "do_not_specialize":
+            return set(eval(ast.unparse(keyword.value), dict(names)))
+    return set()
+
+
 class Lowered:
     """Stands in for a jitted kernel: `kernel[grid](...)` runs its lowered form on the CPU."""
 
-    def __init__(self, kernel: Any, name: str, source: str, seen: dict[str, int]) -> None:
+    def __init__(self, name: str, module: ModuleType, source: str, seen: dict[str, int]) -> None:
         self.name, self.source, self.seen = name, kernel_source(source), seen
-        self.configured = dict(kernel.configs[0].kwargs) if getattr(kernel, "configs", None) else {}
+        marks = jit_functions(source)[name].decorator_list
+        self.varying = {name for mark in marks for name in not_specialised(mark, vars(module))}
         definition = jit_functions(self.source)[name].args
         self.parameters = [argument.arg for argument in definition.args]
         self.constexpr = {
@@ -177,7 +188,7 @@ class Lowered:
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         def call(*positional: Any, **named: Any) -> None:
             named = {name: value for name, value in named.items() if name not in SCHEDULING}
-            bound = self.defaults | self.configured | dict(zip(self.parameters, positional, strict=False)) | named
+            bound = self.defaults | dict(zip(self.parameters, positional, strict=False)) | named
             unknown = sorted(set(bound) - set(self.parameters))
             if unknown or len(bound) != len(self.parameters):
                 raise TypeError(f"{self.name}: unknown {unknown}, missing {sorted(set(self.parameters) - set(bound))}")
@@ -192,7 +203,8 @@ class Lowered:
         signature: dict[str, str] = {}
         for name in self.parameters:
             value = bound[name]
-            if name in self.constexpr or value is None or (type(value) is int and value == 1):
+            one = type(value) is int and value == 1 and name not in self.varying
+            if name in self.constexpr or value is None or one:
                 constants[name] = getattr(value, "value", value)
             elif isinstance(value, torch.Tensor):
                 signature[name] = POINTERS[value.dtype]
@@ -214,10 +226,9 @@ def run(function: Any, arguments: list[Any], types: list[str], grid: tuple[int, 
     function.restype = None
     fences: list[Fenced] = []
     plain: list[Any] = []
-    at_end = random.random() < 0.7
     for value, kind in zip(arguments, types, strict=True):
         if isinstance(value, torch.Tensor):
-            fences.append(Fenced(value, at_end))
+            fences.append(Fenced(value, fence_at_end))
             plain += memref(fences[-1].address, value.numel())
         else:
             plain.append(SCALARS[kind](value))
@@ -258,8 +269,8 @@ def on_lowered(module: ModuleType, source: str | None = None) -> Iterator[dict[s
     seen: dict[str, int] = {}
     originals = {name: getattr(module, name) for name in jit_functions(text)}
     try:
-        for name, kernel in originals.items():
-            setattr(module, name, Lowered(kernel, name, text, seen))
+        for name in originals:
+            setattr(module, name, Lowered(name, module, text, seen))
         yield seen
     finally:
         for name, kernel in originals.items():

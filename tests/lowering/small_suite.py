@@ -70,4 +70,4 @@ MUTATIONS = (
     Mutation("store mask of rows dropped", "got, mask=there[:, None])", "got)"),
 )
 
-SUITE = Suite("small", small, cases, MUTATIONS)
+SUITE = Suite("small", (small,), cases, MUTATIONS)

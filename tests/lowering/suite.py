@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from types import ModuleType
 
 import torch
 
+from tests.lowering import launch
 from tests.lowering.launch import OutOfBounds, jit_functions, on_lowered
 from tests.lowering.toolchain import LoweringError
 
@@ -23,7 +25,7 @@ class Mismatch(Exception):
 
 @dataclass(frozen=True)
 class Mutation:
-    """A planted bug: `old` in the kernels' source becomes `new`."""
+    """A planted bug: `old` in the source of the module that has it becomes `new`."""
 
     name: str
     old: str
@@ -32,12 +34,18 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Suite:
-    """A module of kernels, its cases by name (from a seed), and the bugs they must notice."""
+    """Modules of kernels, their cases by name (from a seed), and the bugs they must notice.
+
+    Attributes:
+        refused: kernels that triton-ascend does not lower, each with why; a case that needs one is not counted against
+            the suite, but one that lowers after all is.
+    """
 
     name: str
-    module: ModuleType
+    modules: tuple[ModuleType, ...]
     cases: Callable[[int], Iterator[tuple[str, Case]]]
     mutations: tuple[Mutation, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -47,38 +55,48 @@ class Outcome:
     passed: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # does not lower, or cannot be run on the CPU
+    expected: int = 0  # cases that need a kernel of which that is known
     launches: dict[str, int] = field(default_factory=dict)
 
 
-def source_of(suite: Suite) -> str:
-    return Path(str(suite.module.__file__)).read_text(encoding="utf-8")
+def source_of(module: ModuleType) -> str:
+    return Path(str(module.__file__)).read_text(encoding="utf-8")
 
 
-def try_cases(suite: Suite, source: str | None = None, seed: int = 0, until_failure: bool = False) -> Outcome:
-    """Runs the cases on the lowered form of the module's kernels, or of another version of their source."""
+def try_cases(
+    suite: Suite, sources: dict[ModuleType, str] | None = None, seed: int = 0, until_failure: bool = False
+) -> Outcome:
+    """Runs the cases on the lowered form of the modules' kernels, or of other versions of their source."""
     outcome = Outcome()
     torch.manual_seed(seed)
     random.seed(seed)
-    with on_lowered(suite.module, source) as seen:
+    with contextlib.ExitStack() as stack:
+        seen = [stack.enter_context(on_lowered(module, (sources or {}).get(module))) for module in suite.modules]
         for name, case in suite.cases(seed):
             try:
-                case()
+                for launch.fence_at_end in (True, False):
+                    case()
                 outcome.passed += 1
             except (Mismatch, OutOfBounds, TimeoutError) as error:
                 outcome.failed[name] = f"{type(error).__name__}: {error}"
             except LoweringError as error:
-                outcome.refused[name] = str(error)
+                if error.kernel in suite.refused and error.stage == "lower":
+                    outcome.expected += 1
+                else:
+                    outcome.refused[name] = str(error)
             if until_failure and (outcome.failed or outcome.refused):
                 break
-    outcome.launches = dict(seen)
+    outcome.launches = {name: number for counts in seen for name, number in counts.items()}
     return outcome
 
 
-def plant(suite: Suite, mutation: Mutation) -> str:
-    source = source_of(suite)
-    if source.count(mutation.old) == 0:
-        raise ValueError(f"{suite.name}, {mutation.name}: the source has no {mutation.old!r}")
-    return source.replace(mutation.old, mutation.new)
+def plant(suite: Suite, mutation: Mutation) -> dict[ModuleType, str]:
+    """The module that has the bug's place, with its new source."""
+    for module in suite.modules:
+        source = source_of(module)
+        if mutation.old in source:
+            return {module: source.replace(mutation.old, mutation.new)}
+    raise ValueError(f"{suite.name}, {mutation.name}: no source has {mutation.old!r}")
 
 
 def catch(suite: Suite, mutation: Mutation) -> str:
@@ -90,9 +108,9 @@ def catch(suite: Suite, mutation: Mutation) -> str:
 
 
 def kernels(suite: Suite) -> list[str]:
-    """The module's kernels that are launched (functions that only other kernels call have no launch of their own)."""
-    source = source_of(suite)
-    return [name for name in jit_functions(source) if f"{name}[" in source]
+    """The kernels that are launched (functions that only other kernels call have no launch of their own)."""
+    sources = [source_of(module) for module in suite.modules]
+    return [name for source in sources for name in jit_functions(source) if f"{name}[" in source]
 
 
 def expect_close(name: str, got: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:

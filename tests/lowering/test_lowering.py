@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import types
 
 import pytest
 
@@ -11,7 +12,7 @@ pytest.importorskip("triton", reason="the kernels' files import triton")
 import torch
 
 from tests.lowering import launch, toolchain
-from tests.lowering.suite import Mutation, Suite, catch, kernels, plant, source_of, try_cases
+from tests.lowering.suite import Mutation, Suite, catch, kernels, try_cases
 from tests.lowering.suites import suites
 
 SUITES = suites()
@@ -24,7 +25,7 @@ def test_lowered_kernels_compute_what_the_reference_does(suite: Suite) -> None:
     outcome = try_cases(suite, seed=1)
     assert not outcome.failed
     assert not outcome.refused
-    assert set(outcome.launches) == set(kernels(suite)), "a kernel no case launches"
+    assert set(outcome.launches) == set(kernels(suite)) - set(suite.refused), "a kernel that no case launches"
     assert outcome.passed >= 3
 
 
@@ -35,14 +36,6 @@ def test_lowered_kernels_compute_what_the_reference_does(suite: Suite) -> None:
 )
 def test_a_planted_bug_is_noticed(suite: Suite, mutation: Mutation) -> None:
     assert catch(suite, mutation)
-
-
-@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES.keys())
-def test_every_mutation_still_has_its_place(suite: Suite) -> None:
-    """Needs no tools: a kernel that changes must not lose its planted bugs unseen."""
-    for mutation in suite.mutations:
-        assert plant(suite, mutation) != source_of(suite)
-        launch.kernel_source(plant(suite, mutation))
 
 
 def test_a_fence_stops_what_leaves_a_tensor() -> None:
@@ -67,8 +60,8 @@ def test_a_fence_stops_what_leaves_a_tensor() -> None:
 def test_a_launch_is_specialised_as_triton_does(monkeypatch: pytest.MonkeyPatch) -> None:
     source = (
         "import triton\nWIDE = tl.constexpr(8)\nOTHER = 9\n"
-        "@triton.autotune([], [])\n@triton.jit\n"
-        "def k(x, n, one, none, f, b, big, size: tl.constexpr, more: tl.constexpr = 4):\n"
+        "@triton.jit(do_not_specialize=VARYING)\n"
+        "def k(x, n, one, always, none, f, b, big, size: tl.constexpr, more: tl.constexpr = 4):\n"
         "    '''text'''\n    tl.store(x, WIDE)\n"
     )
     asked: list[tuple[object, ...]] = []
@@ -80,14 +73,16 @@ def test_a_launch_is_specialised_as_triton_does(monkeypatch: pytest.MonkeyPatch)
         raise Stop
 
     monkeypatch.setattr(toolchain, "kernel", kernel)
-    lowered = launch.Lowered(object(), "k", source, {})
+    module = types.ModuleType("kernels")
+    module.VARYING = ("always",)  # type: ignore[attr-defined]
+    lowered = launch.Lowered("k", module, source, {})
     with pytest.raises(Stop):
-        lowered[lambda bound: (bound["size"],)](torch.zeros(2), 7, 1, None, 0.5, True, 2**40, size=16, num_warps=4)
+        lowered[lambda bound: (bound["size"],)](torch.zeros(2), 7, 1, 1, None, 0.5, True, 2**40, size=16, num_warps=4)
     text, name, signature, constants = asked[0]
     assert name == "k"
-    assert signature == {"x": "*fp32", "n": "i32", "f": "fp32", "b": "i1", "big": "i64"}
+    assert signature == {"x": "*fp32", "n": "i32", "always": "i32", "f": "fp32", "b": "i1", "big": "i64"}
     assert constants == {"one": 1, "none": None, "size": 16, "more": 4}
-    assert "WIDE" in str(text) and "OTHER" not in str(text) and "autotune" not in str(text)
+    assert "WIDE" in str(text) and "OTHER" not in str(text) and "VARYING" not in str(text)
     with pytest.raises(TypeError, match="missing"):
         lowered[(1,)](torch.zeros(2), 7)
 

@@ -22,11 +22,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.lowering.intrinsics import with_bodies
+
 HERE = Path(__file__).parent
 TOOLS = ("mlir-opt", "mlir-translate", "opt", "llc")
 #: linalg on tensors -> buffers -> loops -> LLVM. Names are MLIR 19's; nothing here knows of Ascend.
 PASSES = (
     "--allow-unregistered-dialect",
+    "--inline",
     "--linalg-generalize-named-ops",
     "--convert-elementwise-to-linalg",
     "--eliminate-empty-tensors",
@@ -54,9 +57,9 @@ PASSES = (
 class LoweringError(Exception):
     """A kernel that the vendor's front end, or MLIR on the CPU, refuses; `stage` says which: "lower" or "cpu"."""
 
-    def __init__(self, stage: str, message: str) -> None:
-        super().__init__(f"{stage}: {message}")
-        self.stage = stage
+    def __init__(self, stage: str, message: str, kernel: str = "") -> None:
+        super().__init__(f"{stage}: {kernel}: {message}")
+        self.stage, self.message, self.kernel = stage, message, kernel
 
 
 def mlir_folder() -> Path | None:
@@ -159,7 +162,7 @@ def compile_linalg(linalg: str) -> ctypes.CDLL:
     stem = Path(objects().name) / hashlib.sha256(linalg.encode()).hexdigest()[:24]
     shared = stem.with_suffix(".so")
     if not shared.exists():
-        dialect = run([tools / "mlir-opt", "-", *PASSES], tools, linalg)
+        dialect = run([tools / "mlir-opt", "-", *PASSES], tools, with_bodies(linalg))
         translate = [tools / "mlir-translate", "-", "--mlir-to-llvmir", "--allow-unregistered-dialect"]
         better = run([tools / "opt", "-O1", "-S", "-"], tools, run(translate, tools, dialect))
         code = stem.with_suffix(".o")
@@ -171,8 +174,11 @@ def compile_linalg(linalg: str) -> ctypes.CDLL:
 
 @cache
 def _kernel(source: str, name: str, signature: str, constants: str) -> ctypes.CDLL:
-    linalg = lowerer()(source=source, name=name, signature=json.loads(signature), constants=json.loads(constants))
-    return compile_linalg(linalg)
+    try:
+        linalg = lowerer()(source=source, name=name, signature=json.loads(signature), constants=json.loads(constants))
+        return compile_linalg(linalg)
+    except LoweringError as error:
+        raise LoweringError(error.stage, error.message, name) from None
 
 
 def kernel(source: str, name: str, signature: dict[str, str], constants: dict[str, Any]) -> ctypes.CDLL:

@@ -1,0 +1,105 @@
+"""Cases and planted bugs for the kernels of a decode step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import torch
+
+from npukv.ops.decode import reference, triton
+from tests.lowering.suite import Case, Mutation, Suite, expect_close, expect_equal
+
+SINGLE, HALF = torch.float32, torch.float16
+
+
+def drawn(*shape: int, dtype: torch.dtype = SINGLE) -> torch.Tensor:
+    return torch.randn(shape).to(dtype)
+
+
+def doubled(*tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
+    return [None if tensor is None else tensor.double() for tensor in tensors]
+
+
+def project(
+    rows: int, width: int, sizes: list[int], dtype: torch.dtype, bias: bool, norm: bool, residual: bool
+) -> None:
+    x, weights = drawn(rows, width, dtype=dtype), [drawn(n, width, dtype=dtype) / width**0.5 for n in sizes]
+    biases = [drawn(n, dtype=dtype) for n in sizes] if bias else []
+    scale = drawn(width, dtype=dtype) if norm else None
+    onto = drawn(rows, sum(sizes), dtype=dtype) if residual else None
+    expected = reference.project(x.double(), doubled(*weights), doubled(*biases), *doubled(scale), 1e-5, *doubled(onto))  # type: ignore[arg-type]
+    expect_close(
+        "out", triton.project(x, weights, biases, scale, 1e-5, onto), expected, 2e-5 if dtype is SINGLE else 5e-3
+    )
+
+
+def gated(rows: int, width: int, size: int, dtype: torch.dtype, norm: bool) -> None:
+    x, gate, up = (
+        drawn(rows, width, dtype=dtype),
+        drawn(size, width, dtype=dtype) / 8,
+        drawn(size, width, dtype=dtype) / 8,
+    )
+    scale = drawn(width, dtype=dtype) if norm else None
+    expected = reference.gated(*doubled(x, gate, up, scale), 1e-5)  # type: ignore[arg-type]
+    expect_close("out", triton.gated(x, gate, up, scale, 1e-5), expected, 2e-5 if dtype is SINGLE else 5e-3)
+
+
+def rotate(heads: tuple[int, int], width: int, slots: list[int], norm: bool) -> None:
+    batch = len(slots)
+    projected, cos, sin = drawn(batch, (heads[0] + 2 * heads[1]) * width), drawn(batch, width), drawn(batch, width)
+    keys, values = drawn(batch, heads[1], 9, width), drawn(batch, heads[1], 9, width)
+    right = keys.double(), values.double()
+    scales = (drawn(width), drawn(width)) if norm else (None, None)
+    slot = torch.tensor(slots).int()
+    got = triton.rotate_append(projected, cos, sin, keys, values, slot, *scales, 1e-5)
+    expected = reference.rotate_append(*doubled(projected, cos, sin), *right, slot, *doubled(*scales), 1e-5)  # type: ignore[arg-type]
+    expect_close("queries", got, expected, 2e-5)
+    expect_close("keys", keys, right[0], 2e-5)
+    expect_equal("values", values, right[1])
+
+
+def cases(seed: int) -> Iterator[tuple[str, Case]]:
+    named = functools.partial
+    yield "project", named(project, 1, 64, [40, 24, 24], SINGLE, True, True, False)
+    yield "project several, residual", named(project, 3, 96, [37], HALF, False, False, True)
+    yield "gated", named(gated, 1, 64, 40, SINGLE, True)
+    yield "gated several", named(gated, 3, 96, 37, SINGLE, True)
+    yield "gated halves, no norm", named(gated, 20 - 4, 64, 33, HALF, False)
+    yield "gated one half", named(gated, 1, 96, 19, HALF, False)
+    yield "rotate", named(rotate, (4, 2), 32, [3, 8], True)
+    yield "rotate, slots outside, odd width", named(rotate, (3, 1), 24, [0, 9, -1], False)
+
+
+MUTATIONS = (
+    Mutation(
+        "norm of the rows dropped",
+        "tokens = (wide * tl.load(norm + start + column)",
+        "tokens = (wide + 0 * tl.load(norm + start + column)",
+    ),
+    Mutation(
+        "sum of squares of the last step",
+        "squares += tl.sum(wide * wide, axis=1)",
+        "squares = tl.sum(wide * wide, axis=1)",
+    ),
+    Mutation("sum of the last step", "sums += tl.dot(tokens, tl.trans(w)", "sums = tl.dot(tokens, tl.trans(w)"),
+    Mutation(
+        "eps dropped, width forgotten",
+        "shrink = tl.rsqrt(squares / K + eps)[:, None]\n    ",
+        "shrink = tl.rsqrt(squares + eps)[:, None]\n    ",
+    ),
+    Mutation("gate without its sigmoid", "gates = gates / (1.0 + tl.exp(-gates)) * ups", "gates = gates * ups"),
+    Mutation("gate of the other sign", "tl.exp(-gates)", "tl.exp(gates)"),
+    Mutation(
+        "weights' rows past the last",
+        "n = tl.minimum(wanted, size - 1)\n    gates, squares",
+        "n = wanted\n    gates, squares",
+    ),
+)
+
+REFUSED = {
+    "_project_kernel": "one of three weights is chosen as a pointer: the front end crashes on a pointer from a branch",
+    "_rotate_kernel": "a norm and a cache are chosen as pointers: the front end crashes on a pointer from a branch",
+}
+
+SUITE = Suite("decode", (triton,), cases, MUTATIONS, REFUSED)
