@@ -210,9 +210,33 @@ def stage_one(chosen: Any) -> None:
         np.save(chosen.work / "distances-one.npy", np.stack(distances))
         return found
 
+    def forwards() -> dict[str, Any]:
+        """Fused blocks, as they are and compiled: everything, and a later question by the sketch."""
+        from npukv.relevance.fast_forward import FastForward
+
+        found: dict[str, Any] = {}
+        for name in ("fused, not compiled", "fused, compiled"):
+            forward = FastForward(lm, compiled=name == "fused, compiled")
+            options = {**CUT, "forward": forward}
+            part = Tokens(tokens.ids[:400_000], tokens.starts[:400_000], 0)
+            warm = timed(lm, lambda p=part, o=options: npukv.score_segments(lm, p, question, **o))[1]
+            scores, every = timed(lm, lambda o=options: npukv.score_segments(lm, tokens, question, **o))
+            later = [
+                timed(lm, lambda q=one["question"], o=options: npukv.score_segments(lm, tokens, q, mode="sketch", **o))[
+                    1
+                ]
+                for one in asked[:6]
+            ]
+            found[name] = {"warm_seconds": warm, "seconds": every, "later_questions_seconds": later}
+            kept = np.load(chosen.work / "scores-one.npz")
+            found[name]["same_best"] = int(np.argmin(kept["question"]) == np.argmin(scores.question))
+            found[name]["largest_difference_of_Q"] = float(np.abs(kept["question"] - scores.question).max())
+        return found
+
     stage.section("sketch", 20, sketch)
     stage.section("build", 5, build)
     stage.section("recall", 10, recall)
+    stage.section("forwards", 110, forwards)  # the other stage comes first
     stage.found["peak_memory"] = lm.device.peak_memory()
     stage.path.write_text(json.dumps(stage.found))
 

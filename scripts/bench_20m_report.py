@@ -41,6 +41,12 @@ def print_tables(found: dict[str, Any]) -> None:
             f"({exact / sketch['first_question_seconds']:.1f} times as fast as exact), later ones {later:.3f} s "
             f"({exact / later:.0f} times); with a shortlist of 0.5%: {half:.3f} s ({exact / half:.0f} times)"
         )
+    for name, entry in one.get("forwards", {}).items():
+        later = statistics.median(entry["later_questions_seconds"])
+        print(
+            f"{name}: everything {entry['seconds']:.2f} s, later questions {later:.3f} s, "
+            f"first call {entry['warm_seconds']:.1f} s"
+        )
     if recall := one.get("recall"):
         print(f"\nright segment of {recall['segments']:,} within the best   " + "".join(f"{s:>7}%" for s in SHARES))
         for name in ("sketch", "bm25"):

@@ -204,14 +204,12 @@ def join(device: str | Device = "auto", patience: float = PATIENCE) -> Iterator[
     import torch
     import torch.distributed as distributed
 
-    kind = device.torch_device.type
-    if kind != "cpu":
+    if device.torch_device.type != "cpu":
         torch.accelerator.set_device_index(device.index)
-    backend = device.collectives if kind == "cpu" else f"cpu:gloo,{kind}:{device.collectives}"
     wait = timedelta(seconds=patience)
     try:
         store, rank, size = next(iter(distributed.rendezvous("env://", timeout=wait)))
-        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+        distributed.init_process_group(device.collectives, store=store, rank=rank, world_size=size, timeout=wait)
     except (RuntimeError, ValueError) as error:
         raise RunError(f"the ranks do not find each other ({error}); start them with torchrun") from error
     ranks = Ranks(
