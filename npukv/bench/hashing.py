@@ -146,7 +146,7 @@ def measure(shape: Shape, device: Any, dtype: torch.dtype, copied: float | None)
     entry["checked"] = check(layers, dtype)
     if not entry["checked"]["ok"]:
         raise ArithmeticError(f"{shape.name}: differs from the reference: {entry['checked']}")
-    rows, group = shape.batch * shape.kv_heads, shape.heads // shape.kv_heads
+    rows = shape.batch * shape.kv_heads
     gathered = 2 * rows * shape.budget * shape.width * dtype.itemsize
     encoded = layers.weights.numel() * dtype.itemsize
     parts: dict[str, tuple[Callable[[int], Any], int]] = {
@@ -162,7 +162,6 @@ def measure(shape: Shape, device: Any, dtype: torch.dtype, copied: float | None)
     entry["select alone"] = timed(layers.pick, count, device, 4 * rows * shape.tokens, copied)
     entry["dense"] = dense(layers, count, device, held, copied)
     entry["speed-up"] = entry["dense"]["seconds"] / entry["whole"]["seconds"]
-    entry["group"] = group
     return entry
 
 
@@ -230,8 +229,7 @@ def check(layers: Layers, dtype: torch.dtype) -> dict[str, Any]:
     error = float((out[:, :, 0].double() - exact).abs().max())
     allowed = (1e-4 if dtype is torch.float32 else 2e-2) * max(1.0, float(exact.abs().max()))
     found = {"selection": bool(torch.equal(chosen, expected)), "error": error, "allowed": allowed}
-    last = layers.tokens[0][0][:, :, 0], layers.keys[0][:, :, -1]
-    found["appended"] = bool(torch.equal(*last))
+    found["appended"] = bool(torch.equal(layers.tokens[0][0][:, :, 0], layers.keys[0][:, :, -1]))
     return found | {"ok": found["selection"] and found["appended"] and error <= allowed}
 
 
