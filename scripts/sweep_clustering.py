@@ -195,6 +195,7 @@ def variants() -> dict[str, tuple[float, Variant]]:
         "chunks of 256": {"chunk": 256},
         "chunks of 2048": {"chunk": 2048},
         "recent 64": {"recent": 64},
+        "recent 112": {"recent": 112},
         "as published: after RoPE, halving, 64, likeness": {"rotated": True, "share": 0.5, "chunk": 64, "typical": 0.0},
     }.items():
         found[f"{name} 0.25"] = 0.25, clustered(0.25, **options)  # type: ignore[arg-type]

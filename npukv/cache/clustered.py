@@ -46,7 +46,7 @@ class ClusteredCache(AttendingCache):
         budget: instead, the most tokens a row holds: centroids are merged again and again.
         chunk: keys that are matched with each other, about.
         sink: the first tokens, never merged.
-        recent: the last tokens, not merged yet; at most a quarter of what is to be held.
+        recent: the last tokens, not merged yet; at most a third of what is to be held.
         step: tokens a prompt's cache may hold beyond its goal before it is compressed.
         share: most of the keys to merge in one pass.
         typical: how much closeness to the mean key counts beside likeness when pairs are ranked.
@@ -64,7 +64,7 @@ class ClusteredCache(AttendingCache):
         budget: int | None = None,
         chunk: int = 512,
         sink: int = 4,
-        recent: int = 128,
+        recent: int = 256,
         step: int = 2048,
         share: float = 0.25,
         typical: float = 1.0,

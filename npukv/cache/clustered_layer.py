@@ -206,7 +206,7 @@ class ClusteredLayer(AttendingLayer):
         """Bring the rows down to their goal, as far as sinks and recent tokens allow. In place."""
         settings = self.settings
         wanted = settings.goal(row.seen)
-        recent = min(settings.recent, max(1, wanted // 4))
+        recent = min(settings.recent, max(1, wanted // 3))
         start = settings.sink if settings.budget is not None else max(settings.sink, row.done)
         end, goal = row.kept - recent, max(1, wanted - start - recent)
         if end - start <= goal:

@@ -7,6 +7,7 @@ that are repeated once show it, since a layer that can find things finds each to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -77,14 +78,21 @@ def layer_shares(model: Any, keep: float, least: float = 0.5) -> list[float]:
     """
     if not 0 < keep <= 1:
         raise InputError(f"got {keep} as the share to keep, expected more than 0 and at most 1")
-    weights = layer_needs(model)
-    count, low = len(weights), least * keep
+    return spread(layer_needs(model), keep, least)
 
-    def spread(scale: float) -> list[float]:
-        return [min(1.0, max(low, scale * weight)) for weight in weights]
 
-    small, large = 0.0, 1.0 / max(min(weight for weight in weights if weight > 0), 1e-6) if any(weights) else 0.0
-    for _ in range(60):  # bisection: the sum grows with the scale
+def spread(needs: Sequence[float], keep: float, least: float = 0.5) -> list[float]:
+    """Shares in proportion to needs, from `least` * keep up to 1, `keep` on average."""
+    if not any(needs):
+        return [keep] * len(needs)
+    low, least_need = least * keep, 1e-6 * max(needs)
+    needs = [max(need, least_need) for need in needs]
+
+    def shares(scale: float) -> list[float]:
+        return [min(1.0, max(low, scale * need)) for need in needs]
+
+    small, large = 0.0, 1.0 / min(needs)
+    for _ in range(100):  # bisection: the sum grows with the scale
         middle = (small + large) / 2
-        small, large = (middle, large) if sum(spread(middle)) < keep * count else (small, middle)
-    return spread(small) if any(weights) else [keep] * count
+        small, large = (middle, large) if sum(shares(middle)) < keep * len(needs) else (small, middle)
+    return shares(large)

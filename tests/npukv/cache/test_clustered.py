@@ -156,7 +156,7 @@ def test_what_is_merged_is_what_the_operators_say(model: Any) -> None:
     cache = npukv.ClusteredCache(model.config, keep=0.25, **SMALL | {"step": 999})
     read(model, cache, ids)
     cache.compress()
-    recent = 30 // 4
+    recent = 8
     span = slice(2, 120 - recent)
     for index, layer in enumerate(stock.layers):
         plain = Rotary(model.config, index).undo(layer.keys[:, :, span], torch.arange(2, 120 - recent), 120)
