@@ -84,9 +84,9 @@ class ClusteredCache(AttendingCache):
         keeps = [keep] * layers if keep is None or isinstance(keep, float | int) else list(keep)
         if len(keeps) != layers:
             raise InputError(f"got {len(keeps)} shares to keep, expected one, or {layers}: one per layer")
-        for value in keeps:
-            if value is not None and not 0 < value <= 1:
-                raise InputError(f"got {value} as the share to keep, expected more than 0 and at most 1")
+        for each in keeps:
+            if each is not None and not 0 < each <= 1:
+                raise InputError(f"got {each} as the share to keep, expected more than 0 and at most 1")
 
         def make(index: int) -> ClusteredLayer:
             settings = Clustering(keeps[index], budget, chunk, sink, recent, step, share, typical)

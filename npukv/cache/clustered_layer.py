@@ -145,8 +145,8 @@ class ClusteredLayer(AttendingLayer):
         before, pieces = self.seen, query.shape[2]
         for part, row in self._groups():
             skip = min(pieces, max(0, row.padding - before))
-            new = tuple(x[part, :, skip:] for x in (query, keys, values))
-            out[part, :, skip:] = self._read(part, row, *new, scaling, single=pieces == 1)
+            asked, new, held = (x[part, :, skip:] for x in (query, keys, values))
+            out[part, :, skip:] = self._read(part, row, asked, new, held, scaling, single=pieces == 1)
         self.seen += pieces
         self.kept = max(row.kept for row in self.rows)
         return out
