@@ -103,6 +103,8 @@ def _split_kernel(
             place = (position % PAGE).to(tl.int64)
         else:
             place = position.to(tl.int64)
+            if WIDTH != PADDED:  # the chosen columns make a gather of the load
+                place = tl.where(present, place, 0)
         loaded = present[:, None]
         if WIDTH != PADDED:
             loaded = loaded & in_width[None, :]
@@ -188,6 +190,8 @@ def _chunk_steps(
         position = start + tl.arange(0, BLOCK)
         present = position < last
         place = position.to(tl.int64)
+        if WIDTH != PADDED:  # the chosen columns make a gather of the load
+            place = tl.where(present, place, 0)
         loaded = present[:, None]
         if WIDTH != PADDED:
             loaded = loaded & in_width[None, :]

@@ -61,10 +61,8 @@ def _step_kernel(
         weights_ptr + (head * D + safe[:, None]) * (WORDS * 32) + word * 32 + tl.arange(0, 32)[None, :],
         mask=inside[:, None], other=0.0,
     )  # fmt: skip
-    x = tl.load(
-        key_ptr + batch * k_b + head * k_h + safe[None, :] + vector[:, None] * 0,
-        mask=(vector == GROUP)[:, None] & inside[None, :], other=0.0,
-    )  # fmt: skip
+    new = tl.load(key_ptr + batch * k_b + head * k_h + safe, mask=inside, other=0.0)
+    x = tl.where((vector == GROUP)[:, None], new[None, :], 0.0).to(new.dtype)
     if GROUP > 0:
         query_head = head * GROUP + tl.minimum(vector, GROUP - 1)
         x += tl.load(
@@ -75,8 +73,8 @@ def _step_kernel(
     if GROUP > 0:
         target = query_codes_ptr + (row * GROUP + tl.minimum(vector, GROUP - 1)) * WORDS + word
         tl.store(target, codes, mask=vector < GROUP)
-    fits = length + vector * 0 < capacity
-    tl.store(codes_ptr + place * WORDS + word + vector * 0, codes, mask=(vector == GROUP) & fits)
+    code = tl.sum(tl.where(vector == GROUP, codes, 0), 0)
+    tl.store(codes_ptr + place * WORDS + word, code, mask=length < capacity)
     share = tl.where(length < capacity, dim // (D_LIMIT // WORDS), -1)  # of D, one per word; none beyond the buffers
     mine = inside & (share == word)
     key = tl.load(key_ptr + batch * k_b + head * k_h + safe, mask=mine, other=0.0)

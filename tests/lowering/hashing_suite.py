@@ -218,9 +218,4 @@ MUTATIONS = (
     ),
 )
 
-REFUSED = {
-    "_step_kernel": "a row, and an address, are spread over lanes by adding `vector * 0`: the front end makes a stride "
-    "of 0 of it, which its own check forbids",
-}
-
-SUITE = Suite("hashing", (triton, triton_select), cases, MUTATIONS, REFUSED)
+SUITE = Suite("hashing", (triton, triton_select), cases, MUTATIONS)
