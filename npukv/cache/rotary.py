@@ -52,15 +52,18 @@ class Rotary:
             return keys
         turned = 2 * len(frequencies)
         angles = positions[..., None].float() * frequencies
-        cos, sin = angles.cos(), angles.sin()
-        x = keys[..., :turned].float()
+        cos, sin = angles.cos().to(keys.dtype), angles.sin().to(keys.dtype)  # rounded as the model itself rounds them
+        out = torch.empty_like(keys)
         if self._interleaved:
-            one, other = x[..., 0::2], x[..., 1::2]
-            back = torch.stack((one * cos + other * sin, other * cos - one * sin), dim=-1).flatten(-2)
+            one, other = slice(0, turned, 2), slice(1, turned, 2)
         else:
-            one, other = x.chunk(2, dim=-1)
-            back = torch.cat((one * cos + other * sin, other * cos - one * sin), dim=-1)
-        return torch.cat((back.to(keys.dtype), keys[..., turned:]), dim=-1)
+            one, other = slice(0, turned // 2), slice(turned // 2, turned)
+        torch.mul(keys[..., one], cos, out=out[..., one])
+        out[..., one].addcmul_(keys[..., other], sin)
+        torch.mul(keys[..., other], cos, out=out[..., other])
+        out[..., other].addcmul_(keys[..., one], sin, value=-1)
+        out[..., turned:] = keys[..., turned:]
+        return out
 
     def frequencies(self, width: int, seen: int, device: torch.device) -> torch.Tensor | None:
         """Radians per position of each pair, float32; None without rotary embedding."""
