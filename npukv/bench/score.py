@@ -337,8 +337,8 @@ def agreement(run: _Run, device: Any, questions: int) -> dict[str, Any]:
 
 
 def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (one, other)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = (np.argsort(np.argsort(values, kind="stable")).astype(np.float64) for values in (one, other))
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _holds(scores: Any, span: tuple[int, int]) -> bool:
