@@ -139,11 +139,14 @@ def _rotate_kernel(
     if head < HEADS + KV_HEADS:
         if NORM:
             shrink = tl.rsqrt((tl.sum(first * first, axis=0) + tl.sum(second * second, axis=0)) / (2 * HALF) + eps)
-            norm = query_norm
-            if head >= HEADS:
-                norm = key_norm
-            first = first * shrink * tl.load(norm + safe, mask=held, other=0.0).to(tl.float32)
-            second = second * shrink * tl.load(norm + HALF + safe, mask=held, other=0.0).to(tl.float32)
+            if head < HEADS:  # not a choice of pointers, which triton-ascend does not lower
+                scale_first = tl.load(query_norm + safe, mask=held, other=0.0).to(tl.float32)
+                scale_second = tl.load(query_norm + HALF + safe, mask=held, other=0.0).to(tl.float32)
+            else:
+                scale_first = tl.load(key_norm + safe, mask=held, other=0.0).to(tl.float32)
+                scale_second = tl.load(key_norm + HALF + safe, mask=held, other=0.0).to(tl.float32)
+            first = first * shrink * scale_first
+            second = second * shrink * scale_second
         turn = batch * 2 * HALF + safe
         cos_first = tl.load(cos + turn, mask=held, other=0.0).to(tl.float32)
         sin_first = tl.load(sin + turn, mask=held, other=0.0).to(tl.float32)
@@ -153,21 +156,22 @@ def _rotate_kernel(
         second = second * cos_second + first * sin_second
         first = turned
     if head < HEADS:
-        place = out + (batch * HEADS + head) * 2 * HALF
-        tl.store(place + safe, first.to(out.dtype.element_ty), mask=held)
-        tl.store(place + HALF + safe, second.to(out.dtype.element_ty), mask=held)
+        asked = (batch * HEADS + head) * 2 * HALF
+        tl.store(out + asked + safe, first.to(out.dtype.element_ty), mask=held)
+        tl.store(out + asked + HALF + safe, second.to(out.dtype.element_ty), mask=held)
     else:
         token = tl.load(slot + batch)
         places = token + tl.zeros([PADDED], tl.int32)
         fits = held & (places >= 0) & (places < capacity)
         token = tl.minimum(tl.maximum(token, 0), capacity - 1).to(tl.int64)
         if head < HEADS + KV_HEADS:
-            place = keys + batch.to(tl.int64) * keys_b + (head - HEADS).to(tl.int64) * keys_h + token * keys_c
+            place = batch.to(tl.int64) * keys_b + (head - HEADS).to(tl.int64) * keys_h + token * keys_c
+            tl.store(keys + place + safe, first.to(keys.dtype.element_ty), mask=fits)
+            tl.store(keys + place + HALF + safe, second.to(keys.dtype.element_ty), mask=fits)
         else:
-            place = values + batch.to(tl.int64) * values_b + (head - HEADS - KV_HEADS).to(tl.int64) * values_h
-            place += token * values_c
-        tl.store(place + safe, first.to(keys.dtype.element_ty), mask=fits)
-        tl.store(place + HALF + safe, second.to(keys.dtype.element_ty), mask=fits)
+            place = batch.to(tl.int64) * values_b + (head - HEADS - KV_HEADS).to(tl.int64) * values_h + token * values_c
+            tl.store(values + place + safe, first.to(values.dtype.element_ty), mask=fits)
+            tl.store(values + place + HALF + safe, second.to(values.dtype.element_ty), mask=fits)
 
 
 def project(

@@ -68,10 +68,21 @@ def cases(seed: int) -> Iterator[tuple[str, Case]]:
     yield "gated halves, no norm", named(gated, 20 - 4, 64, 33, HALF, False)
     yield "gated one half", named(gated, 1, 96, 19, HALF, False)
     yield "rotate", named(rotate, (4, 2), 32, [3, 8], True)
-    yield "rotate, slots outside, odd width", named(rotate, (3, 1), 24, [0, 9, -1], False)
+    yield "rotate, slots outside, odd width", named(rotate, (3, 1), 24, [0, 9, -1], True)
+    yield "rotate without norms", named(rotate, (2, 2), 16, [4], False)
 
 
 MUTATIONS = (
+    Mutation(
+        "halves turned the same way",
+        "turned = first * cos_first - second * sin_first",
+        "turned = first * cos_first + second * sin_first",
+    ),
+    Mutation("slots outside written", "fits = held & (places >= 0) & (places < capacity)", "fits = held"),
+    Mutation(
+        "norm of the other heads", "scale_first = tl.load(key_norm + safe", "scale_first = tl.load(query_norm + safe"
+    ),
+    Mutation("columns past the half", "held = column < HALF", "held = column < HALF + 1"),
     Mutation(
         "norm of the rows dropped",
         "tokens = (wide * tl.load(norm + start + column)",
@@ -99,7 +110,6 @@ MUTATIONS = (
 
 REFUSED = {
     "_project_kernel": "one of three weights is chosen as a pointer: the front end crashes on a pointer from a branch",
-    "_rotate_kernel": "a norm and a cache are chosen as pointers: the front end crashes on a pointer from a branch",
 }
 
 SUITE = Suite("decode", (triton,), cases, MUTATIONS, REFUSED)
