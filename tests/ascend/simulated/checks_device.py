@@ -103,6 +103,17 @@ def test_memory_ends_at_the_limit_and_the_device_says_so() -> None:
         runtime.set_limit(None)
 
 
+def test_generators_of_a_card_repeat_themselves() -> None:
+    made = torch.Generator("npu").manual_seed(3)
+    first = torch.randn(5, generator=made, device="npu")
+    assert not torch.equal(first.cpu(), torch.randn(5, generator=made, device="npu").cpu())
+    assert torch.equal(first.cpu(), torch.randn(5, generator=made.manual_seed(3), device="npu").cpu())
+    torch.manual_seed(4)
+    seeded = torch.randn(5, device="npu").cpu()
+    torch.manual_seed(4)
+    assert torch.equal(seeded, torch.randn(5, device="npu").cpu())
+
+
 def test_cards_count_for_themselves() -> None:
     before = [torch.npu.memory_allocated(card) for card in range(2)]
     block = torch.empty(KIB, dtype=torch.uint8, device="npu:1")

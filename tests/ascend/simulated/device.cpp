@@ -5,6 +5,7 @@
 // replayed like a graph; what a card refuses while capturing (a copy to the host, a wait for a number) is refused here.
 // It says nothing about a card's speed, its numerics, or what CANN accepts.
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -19,6 +20,7 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <string>
@@ -98,6 +100,25 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   c10::Stream exchangeStream(c10::Stream stream) const override { return stream; }
   c10::DeviceIndex deviceCount() const noexcept override { return static_cast<c10::DeviceIndex>(cards_present); }
+
+  // Work is done when it is queued, so an event is the time of its recording.
+  using Clock = std::chrono::steady_clock;
+  void record(void** event, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {
+    if (*event == nullptr) *event = new Clock::time_point;
+    *static_cast<Clock::time_point*>(*event) = Clock::now();
+  }
+  void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override {
+    delete static_cast<Clock::time_point*>(event);
+  }
+  void block(void*, const c10::Stream&) const override {}
+  bool queryEvent(void*) const override { return true; }
+  void synchronizeEvent(void*) const override {}
+  void synchronizeStream(const c10::Stream&) const override {}
+  void synchronizeDevice(const c10::DeviceIndex) const override {}
+  double elapsedTime(void* from, void* to, const c10::DeviceIndex) const override {
+    const auto span = *static_cast<Clock::time_point*>(to) - *static_cast<Clock::time_point*>(from);
+    return std::chrono::duration<double, std::milli>(span).count();
+  }
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 
@@ -108,6 +129,25 @@ void grow(const c10::Storage& storage, size_t bytes) {
   storage.set_nbytes(bytes);
 }
 
+// Random numbers of a card are drawn by a generator of the host's inside it.
+struct CardGenerator final : c10::GeneratorImpl {
+  at::Generator inner = at::detail::createCPUGenerator();
+  explicit CardGenerator(c10::DeviceIndex card)
+      : c10::GeneratorImpl(c10::Device(kDevice, card), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)) {}
+  void set_current_seed(uint64_t seed) override { inner.set_current_seed(seed); }
+  void set_offset(uint64_t offset) override { inner.set_offset(offset); }
+  uint64_t get_offset() const override { return inner.get_offset(); }
+  uint64_t current_seed() const override { return inner.current_seed(); }
+  uint64_t seed() override { return inner.seed(); }
+  void set_state(const c10::TensorImpl& state) override { inner.unsafeGetGeneratorImpl()->set_state(state); }
+  c10::intrusive_ptr<c10::TensorImpl> get_state() const override { return inner.unsafeGetGeneratorImpl()->get_state(); }
+  CardGenerator* clone_impl() const override {
+    auto* made = new CardGenerator(device().index());
+    made->inner = inner.clone();
+    return made;
+  }
+};
+
 struct Hooks final : at::PrivateUse1HooksInterface {
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
@@ -116,6 +156,9 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   c10::DeviceIndex getCurrentDevice() const override { return current_card; }
   void setCurrentDevice(c10::DeviceIndex card) const override { current_card = card; }
   at::Device getDeviceFromPtr(void* data) const override { return {kDevice, current_card}; }
+  at::Generator getNewGenerator(c10::DeviceIndex card) const override {
+    return at::make_generator<CardGenerator>(card < 0 ? current_card : card);
+  }
   at::Allocator* getPinnedMemoryAllocator() const override { return c10::GetAllocator(c10::kCPU); }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override { grow(storage, bytes); }
 };
@@ -197,6 +240,9 @@ void fallback(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::St
       schema.overload_name(), ": torch_npu registers no NPU kernel for this operator");
   const size_t arguments = schema.arguments().size();
   check_same_device(name, *stack, arguments);
+  for (size_t i = stack->size() - arguments; i < stack->size(); ++i)
+    if ((*stack)[i].isGenerator() && (*stack)[i].toGenerator().device().type() == kDevice)
+      (*stack)[i] = static_cast<CardGenerator*>((*stack)[i].toGenerator().unsafeGetGeneratorImpl())->inner;
   Graph* const graph = capturing;
   if (graph == nullptr) {
     at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
