@@ -4,9 +4,8 @@ Two kernels. Decoding is bound by the bytes of the cache: the keys of each KV he
 of which serves all the queries of the head's group, and a second kernel merges their partials. A prompt's chunk is
 bound by arithmetic: one program per block of queries walks over the keys.
 
-The launch grid depends on shapes alone, never on the lengths, which stay on the device: a captured graph replays it
-for any length. Written within what triton-ascend lowers; indices are clamped before masked gathers, because its
-lowering loads first and selects after.
+The launch grid depends on shapes alone; lengths stay on the device, so that a captured graph serves any. Written within
+what triton-ascend lowers: indices are clamped before masked gathers, since its lowering loads first and selects after.
 """
 
 from __future__ import annotations
@@ -20,19 +19,16 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
-#: Programs of a decode launch: four for each multiprocessor of the largest cards.
-PROGRAMS = 528
-#: The same where keys are gathered.
-GATHER_PROGRAMS = 528
+#: Programs of a decode launch: four for each multiprocessor of the largest cards; where keys are gathered, shorter ones.
+PROGRAMS, GATHER_PROGRAMS = 528, 1056
 #: Partials that the merge holds at once: it walks over more of them step by step.
 PARTS = 64
-#: Query rows of a KV head's group up to which the keys are split over programs. They are padded to a power of two of at
-#: least 16, as tl.dot wants; the bytes of the cache bound the kernel, not its products.
+#: Query rows of a KV head's group up to which the keys are split over programs; padded to a power of 2 for tl.dot.
 SPLIT_ROWS = 64
 #: Keys per step, warps and pipeline stages of the decode kernel.
 SPLIT = {"BLOCK": 64, "num_warps": 4, "num_stages": 3}
-#: The same where keys are gathered: their indices, fetched ahead of them, take as many stages as they do.
-GATHER = {"BLOCK": 64, "num_warps": 4, "num_stages": 5}
+#: The same where keys are gathered, whose indices are fetched ahead of them: the best of seven settings on an H200.
+GATHER = {"BLOCK": 32, "num_warps": 4, "num_stages": 4}
 #: The same for 4-byte numbers.
 SPLIT_WIDE = {"BLOCK": 32, "num_warps": 4, "num_stages": 2}
 #: Queries and keys per step of the chunk kernel.
