@@ -1,4 +1,4 @@
-"""The custom operators as a project: definitions that agree, a binding that calls them, a build that tells its needs."""
+"""The custom operators as a project: definitions that agree, a binding that calls them, a build that says its needs."""
 
 from __future__ import annotations
 

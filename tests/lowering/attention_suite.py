@@ -109,7 +109,7 @@ def cases(seed: int) -> Iterator[tuple[str, Case]]:
     yield "paged", named(paged, 2, 32, 128, SINGLE, False, [200, 129])
     yield "paged per head, small pages", named(paged, 1, 24, 16, HALF, True, [33, 16, 1])
     yield "merge", named(merge, 5, (2, 2, 3, 16), SINGLE)
-    yield "merge of many, odd width", named(merge, 37, (2, 3, 1, 24), HALF)
+    yield "merge of many, odd width", named(merge, 70, (2, 3, 1, 24), HALF)
 
 
 MUTATIONS = (
@@ -146,7 +146,11 @@ MUTATIONS = (
         "missing pages not skipped", "present = position < tl.where(page >= 0, last, 0)", "present = position < last"
     ),
     Mutation("token of the page", "place = (position % PAGE).to(tl.int64)", "place = position.to(tl.int64)"),
-    Mutation("index not clamped", "place = tl.where(present, named, 0).to(tl.int64)", "place = named.to(tl.int64)"),
+    Mutation(
+        "index one too far",
+        "place = tl.where(present, named, 0).to(tl.int64)",
+        "place = tl.where(present, named + 1, 0).to(tl.int64)",
+    ),
     Mutation("missing indices not skipped", "present = named >= 0", "present = named >= -1"),
     Mutation(
         "head of the group",
