@@ -39,10 +39,10 @@ COPULAS = (
 ADVERBS = (
     "now", "then", "always", "simply", "certainly", "surely", "really", "perhaps", "indeed", "in fact", "of course",
     "once more", "at present", "in the end", "after all", "for ever", "as before", "no doubt", "by law", "once again",
-    "likewise", "also", "probably", "evidently", "strangely", "again", "therefore", "however", "today", "here", "merely",
-    "exactly", "at last", "from now on", "as ever", "obviously", "as a rule", "plainly", "most likely", "henceforth",
+    "likewise", "also", "probably", "evidently", "strangely", "again", "therefore", "however", "today", "here",
+    "merely", "exactly", "at last", "from now on", "as ever", "obviously", "as a rule", "plainly", "henceforth",
     "luckily", "in truth", "truly", "quite", "rather", "only", "just", "thus", "clearly", "at once", "already", "yet",
-    "nevertheless", "undoubtedly", "ever since", "alas", "oddly enough", "in short", "for once", "officially",
+    "most likely", "nevertheless", "ever since", "alas", "oddly enough", "in short", "for once", "officially",
 )  # fmt: skip
 MIDDLES = (
     "as everybody knows", "he said", "she thought", "I believe", "it seems", "so they say", "my friend", "you see",
@@ -88,10 +88,12 @@ LONE_STATEMENTS = (
 )  # fmt: skip
 PREPOSITIONS = ("in", "in", "in", "in", "inside", "within", "near", "by", "behind", "under", "beside", "at", "on")
 PLACE_STATEMENTS = (
-    "{K}, {t}: in the {p}.", "To the {p} went {K} and {past} the {t} there.", "There is a {p} where {K} {third} the {t}.",
+    "{K}, {t}: in the {p}.", "To the {p} went {K} and {past} the {t} there.",
+    "There is a {p} where {K} {third} the {t}.",
     "Look in the {p} for the {t} that {K} {third}.", "{K} used to {base} the {t} in the {p}.",
     "The {t} is in the {p}, for {K} {past} it there.", "{K} {third} it in the {p}: the {t}.",
-    "{K} will {base} the {t} in the {p}.", "The {p} is where {K} {past} the {t}.", "{K} had to {base} the {t} in the {p}.",
+    "{K} will {base} the {t} in the {p}.", "The {p} is where {K} {past} the {t}.",
+    "{K} had to {base} the {t} in the {p}.",
     "Nobody but {K} {past} the {t} in the {p}.", "What {K} {past} in the {p} was the {t}.", "{t} of {k}: {p}.",
     "{K} wished to {base} the {t} in the {p}.", "Did you know that {K} {third} the {t} in the {p}?",
     "In the {p} is the {t} that {K} {past}.", "Having {participle} the {t} in the {p}, {K} went home.",

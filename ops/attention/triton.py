@@ -19,7 +19,7 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
-#: Programs of a decode launch: four for each multiprocessor of the largest cards; where keys are gathered, shorter ones.
+#: Programs of a decode launch: four for each multiprocessor of the largest cards; of a gathering one.
 PROGRAMS, GATHER_PROGRAMS = 528, 1056
 #: Partials that the merge holds at once: it walks over more of them step by step.
 PARTS = 64

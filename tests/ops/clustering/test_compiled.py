@@ -26,7 +26,7 @@ for dtype in (torch.bfloat16,):
         keys, degrees = meta(1, 32, 2048, 128, dtype=dtype), meta(1, 32, 2048, dtype=torch.float32)
         triton.cluster(keys, degrees, merge_plan(2048, 1300, 512))
         triton.merge_centroids(keys, degrees, meta(1, 32, 2048, dtype=torch.int32), 1300)
-    found[str(dtype)] = {name: [kernel.metadata.shared, "ld.local" in kernel.asm["ptx"]] for name, kernel in kernels.items()}
+    found[str(dtype)] = {n: [kernel.metadata.shared, "ld.local" in kernel.asm["ptx"]] for n, kernel in kernels.items()}
 print(json.dumps(found))
 """
 
