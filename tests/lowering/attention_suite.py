@@ -147,6 +147,11 @@ MUTATIONS = (
     ),
     Mutation("token of the page", "place = (position % PAGE).to(tl.int64)", "place = position.to(tl.int64)"),
     Mutation(
+        "index not clamped",
+        "place = tl.where(present, named, 0).to(tl.int64)",
+        "place = named.to(tl.int64)",
+    ),
+    Mutation(
         "index one too far",
         "place = tl.where(present, named, 0).to(tl.int64)",
         "place = tl.where(present, named + 1, 0).to(tl.int64)",
