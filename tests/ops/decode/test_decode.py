@@ -85,7 +85,8 @@ def test_project(interpreter: None, dtype: torch.dtype, data: st.DataObject) -> 
         normal(rows, sum(sizes), seed=6, dtype=dtype) if added else None,
     ]
     assert operators._takes_project(*arguments)[0]
-    got, expected = triton.project(*arguments), reference.project(*wide(arguments))
+    together = data.draw(st.booleans())
+    got, expected = triton.project(*arguments, together=together), reference.project(*wide(arguments))
     assert got.dtype == dtype
     size = 1.0 if normed else scale
     torch.testing.assert_close(got.double() / size, expected / size, **tolerance(dtype))
