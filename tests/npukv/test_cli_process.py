@@ -33,8 +33,16 @@ def ask(save_model: Callable[..., Path], text: str, tmp_path_factory: pytest.Tem
 
 @contextlib.contextmanager
 def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    def attentive() -> None:  # a shell's background jobs, and what they start, ignore the interrupt
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     process = subprocess.Popen(
-        [*NPUKV, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        [*NPUKV, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        preexec_fn=attentive,
     )
     try:
         yield process

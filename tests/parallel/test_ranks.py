@@ -68,7 +68,8 @@ def test_a_rank_that_hangs_is_named(start: Callable[..., Any]) -> None:
     os.kill(team.processes[1].pid, signal.SIGKILL)
     first, hung, third = team.wait()
     assert hung is None
-    assert {type(first), type(third)} == {RunError, SystemExit}  # told once
+    # told once, or twice where the first is gone, and the store with it, before the third can ask
+    assert RunError in {type(first), type(third)} <= {RunError, SystemExit}
     assert "rank 1 of 3 did not come to gather the scores" in f"{first}{third}"
 
 
