@@ -25,7 +25,8 @@ def shortened(text: str, sentence: str, margin: int = 60_000) -> str:
 @pytest.mark.timeout(600)
 def test_commands_and_snippets_run(tmp_path: Path) -> None:
     languages = [language for language, _ in blocks()]
-    assert languages == ["bash", "python", "python", "bash"], "a block was added or lost: does this test still run them all?"
+    expected = ["bash", "python", "python", "bash"]
+    assert languages == expected, "a block was added or lost: does this test still run them all?"
     folder = str(Path(sys.executable).parent)
     for language, body in blocks():
         pieces = body.strip().splitlines() if language == "bash" else [body]

@@ -46,7 +46,7 @@ def random_network(shape: str, device: Any, dtype: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        **SHAPES[shape],  # type: ignore[arg-type]
+        **SHAPES[shape],
         max_position_embeddings=1 << 20,
         dtype=dtype,
         attn_implementation="sdpa",

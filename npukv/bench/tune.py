@@ -72,7 +72,8 @@ def _rate(device: Any, groups: list[list[Any]], x: Any) -> float:
     def work() -> None:
         for group in groups:
             if len(group) == 2:
-                triton.gated(x, *group, x[0], 1e-6)
+                gate, up = group
+                triton.gated(x, gate, up, x[0], 1e-6)
             else:
                 triton.project(x, group, [], x[0] if x.shape[1] == 4096 else None, 1e-6)
 
