@@ -182,16 +182,15 @@ def project(
     norm: torch.Tensor | None = None,
     eps: float = 0.0,
     residual: torch.Tensor | None = None,
-    together: bool | None = None,
+    together: bool = True,
 ) -> torch.Tensor:
     """As the reference; rounded once, at the end.
 
-    ``together``: one launch for all weights, which spares CUDA two; triton-ascend takes no pointer from a branch.
+    ``together``: one launch for all weights; not for triton-ascend, which takes no pointer from a branch.
     """
     rows, width = x.shape
     options = _options(rows, width)
     out = x.new_empty(rows, sum(weight.shape[0] for weight in weights))
-    together = x.device.type == "cuda" if together is None else together
     before = 0
     for part in [range(len(weights))] if together else [[i] for i in range(len(weights))]:
         sizes = [weights[i].shape[0] for i in part]
