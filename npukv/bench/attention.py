@@ -311,6 +311,8 @@ def _difference(got: tuple[Any, Any], exact: tuple[Any, Any], dtype: Any) -> tup
 
 def _timed(case: Case, samples: Any, rate: float) -> dict[str, Any]:
     row: dict[str, Any] = {"seconds": list(samples.seconds), "median": samples.median}
+    if samples.uncaptured:
+        row["uncaptured"] = samples.uncaptured
     if case.bytes:
         row["share"] = case.bytes / samples.median / rate
     if case.flops:
@@ -360,6 +362,7 @@ def _print(row: dict[str, Any]) -> None:
         rate = f"{row['flops'] / 1e12:8.1f}" if "flops" in row else " " * 8
         parity = f"{row['difference']:.1e}" if "difference" in row else "-"
         line += f"{row['median'] * 1e3:9.4f} {share} {rate}  {parity}"
+        line += "  called: it cannot be captured" if "uncaptured" in row else ""
     print(line, flush=True)
 
 

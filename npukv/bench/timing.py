@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from npukv.backends.base import CaptureFailed
+
 #: Bytes read between two samples, more than any last-level cache holds. Bytes written would still have to leave the
 #: cache while the next sample is timed.
 FLUSH = 256 << 20
@@ -15,9 +17,10 @@ FLUSH = 256 << 20
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds of each sample, in the order taken."""
+    """Seconds of each sample, in the order taken; and why they are of calls and not of a captured step, if so."""
 
     seconds: tuple[float, ...]
+    uncaptured: str = ""
 
     @property
     def median(self) -> float:
@@ -28,7 +31,8 @@ class Timer:
     """Measures steps on one device.
 
     On a card a step is captured and its replay timed between two events, behind a read that flushes the caches and
-    hides the launch; on the CPU a step is called and the clock read.
+    hides the launch; one that cannot be captured is called there, and its samples say so; on the CPU a step is called
+    and the clock read.
     """
 
     def __init__(self, device: Any, samples: int = 20) -> None:
@@ -45,12 +49,15 @@ class Timer:
         def run() -> None:
             step()
 
-        replay = self.device.capture(run)
-        for _ in range(4):
-            replay()
+        replay, why = self.device.capture(run), ""
+        try:
+            for _ in range(4):
+                replay()
+        except CaptureFailed as error:
+            replay, why = run, str(error)
         self.device.synchronize()
         if not self.device.captures:
-            return Samples(tuple(self._clocked(replay) for _ in range(self.samples)))
+            return Samples(tuple(self._clocked(replay) for _ in range(self.samples)), why)
         pairs = []
         for _ in range(self.samples):
             before, after = (torch.Event(self.device.torch_device, enable_timing=True) for _ in range(2))
@@ -60,7 +67,7 @@ class Timer:
             after.record()
             pairs.append((before, after))
         self.device.synchronize()
-        return Samples(tuple(before.elapsed_time(after) / 1e3 for before, after in pairs))
+        return Samples(tuple(before.elapsed_time(after) / 1e3 for before, after in pairs), why)
 
     def copy_rate(self, size: int = 1 << 30) -> float:
         """Bytes read and written per second by torch's copy of one buffer to another."""
