@@ -355,7 +355,8 @@ def main() -> None:
         usage = _usage_error(error)
         if usage is None:
             raise
-        print(f"npukv: {usage}", file=sys.stderr)
+        if usage:
+            print(f"npukv: {usage}", file=sys.stderr)
         sys.exit(2)
     if code == 130:
         print("npukv: interrupted; with --run, the same command goes on where this one stopped", file=sys.stderr)
@@ -363,9 +364,12 @@ def main() -> None:
 
 
 def _usage_error(error: Exception) -> str | None:
-    """The message of a wrong command line (unknown option, missing argument), None for anything else."""
+    """The message of a wrong command line (unknown option), "" where help was all there is to say, None otherwise."""
     format_message = getattr(error, "format_message", None)
-    return None if format_message is None else f"{format_message()} (see npukv --help)"
+    if format_message is None:
+        return None
+    message = format_message()
+    return f"{message} (see npukv --help)" if message else ""
 
 
 if __name__ == "__main__":

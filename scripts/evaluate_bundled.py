@@ -281,7 +281,9 @@ def main() -> None:
     if not BM25:
         print("bm25s is not installed: BM25 is left out of part b (pip install 'npukv[eval]')", flush=True)
     log = Log(chosen.out)
-    results: dict[str, Any] = {"arguments": {key: str(value) for key, value in vars(chosen).items()}}
+    places = {"data", "out", "model", "baseline"}  # of this machine, and of no use to another
+    asked = {key: str(value) for key, value in vars(chosen).items() if key not in places}
+    results: dict[str, Any] = {"arguments": asked}
     # Forked before the device is touched. One pool works through all samples, ahead of the model; the other makes
     # part c's text, which is then tokenised by all cores at once.
     processes = multiprocessing.get_context("fork")

@@ -127,3 +127,10 @@ def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("nothing.txt: no such file; check the path (- reads standard input)\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["bench"]])
+def test_without_a_command_it_gives_help_and_nothing_else(arguments: list[str]) -> None:
+    done = subprocess.run([*NPUKV, *arguments], capture_output=True, text=True, env=ENVIRONMENT)
+    assert "Usage:" in done.stdout
+    assert done.stderr == ""
