@@ -138,3 +138,15 @@ def rotary_mul(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
 def rms_norm(x: torch.Tensor, gamma: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
     """x / rms(x) gamma over the last dimension, and 1 / rms."""
     return torch.ops.npu.npu_rms_norm(x, gamma, epsilon)
+
+
+def dynamic_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[M, K] -> int8 [M, K] and its scale, float32 [M]: largest absolute value of a row / 127."""
+    return torch.ops.npu.npu_dynamic_quant(x)
+
+
+def quant_matmul(
+    x: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """int8 [M, K] times int8 [K, N], which may be a transposed view, times float32 scales [M] and [N], in `dtype`."""
+    return torch.ops.npu.npu_quant_matmul(x, weight, weight_scale, pertoken_scale=scale, output_dtype=dtype)

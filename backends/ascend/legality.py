@@ -213,6 +213,36 @@ def attention_update(outs: torch.Tensor, lses: torch.Tensor) -> tuple[bool, str]
     return True, "within the documented limits"
 
 
+def dynamic_quant(x: torch.Tensor, kind: torch.dtype) -> tuple[bool, str]:
+    """npu_dynamic_quant by rows."""
+    source = _DOCUMENTED.format("npu_dynamic_quant")
+    if str(kind) != "torch.int8":
+        return False, f"brings numbers to int8 (got {kind}; {source})"
+    if str(x.dtype).removeprefix("torch.") not in HALF:
+        return False, f"takes float16 and bfloat16 (got {x.dtype}; {source})"
+    if x.dim() < 2 or not x.numel():
+        return False, f"takes 2 dimensions and more, none of them empty (got {list(x.shape)}; {source})"
+    return True, "within the documented limits"
+
+
+def quant_matmul(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, weight_scale: torch.Tensor, dtype: torch.dtype
+) -> tuple[bool, str]:
+    """npu_quant_matmul of [M, K] and [N, K] with a scale per token."""
+    source = _DOCUMENTED.format("npu_quant_matmul")
+    if not str(x.dtype) == str(weight.dtype) == "torch.int8":
+        return False, f"multiplies int8 (got {x.dtype} and {weight.dtype}; {source})"
+    if not str(scale.dtype) == str(weight_scale.dtype) == "torch.float32":
+        return False, f"takes scales of float32 (got {scale.dtype} and {weight_scale.dtype}; {source})"
+    if str(dtype).removeprefix("torch.") not in HALF:
+        return False, f"with a scale per token it gives float16 and bfloat16 (got {dtype}; {source})"
+    if not x.numel() or not weight.numel():
+        return False, f"takes no empty tensors (got {list(x.shape)} and {list(weight.shape)}; {source})"
+    if max(weight.shape) > 65535:
+        return False, f"takes rows of up to 65535 numbers on either side (got {list(weight.shape)}; {source})"
+    return True, "within the documented limits"
+
+
 def _facts(call: Attention) -> str:
     paged = f", pages of {call.block_size}" if call.paged else ""
     return (

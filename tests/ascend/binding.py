@@ -150,7 +150,7 @@ def _operator_violations(site: Site, version: str) -> list[str]:
         expected, got = str(by_name[name].type), _type_of(value, site.annotations)
         if got is None:
             problems.append(f"{name}={ast.unparse(value)}: its type cannot be seen here")
-        elif not _fits(got, expected):
+        elif not _fits(got, expected, name):
             problems.append(f"{name}={ast.unparse(value)} is {got}, expected {expected}")
         if name in WORDS and isinstance(value, ast.Constant) and value.value not in WORDS[name]:
             problems.append(f"{name}={value.value!r}, expected one of {sorted(WORDS[name])}")
@@ -209,7 +209,7 @@ def _type_of(value: ast.expr, annotations: dict[str, str]) -> str | None:
     return None
 
 
-def _fits(got: str, expected: str) -> bool:
+def _fits(got: str, expected: str, name: str) -> bool:
     """Whether a Python type may be given for a schema's type, as torch prints it ("Optional[Tensor]", "List[int]")."""
     optional = expected.startswith("Optional[")
     inner = expected.removeprefix("Optional[").removesuffix("]") if optional else expected
@@ -229,4 +229,6 @@ def _fits(got: str, expected: str) -> bool:
         "List[int": {"list[int]"},
         "List[SymInt": {"list[int]"},
     }
+    if parts == {"torch.dtype"}:  # a number in the schema: torch takes its own types for it, by either name
+        return inner in ("int", "ScalarType") and name.endswith(("dtype", "dst_type"))
     return parts - {"None", "NoneType"} <= takes.get(inner, set())

@@ -81,7 +81,8 @@ def test_every_operator_called_has_its_own_function() -> None:
 
 HEAD = (
     "import torch\n"
-    "def call(x: torch.Tensor, n: int, f: float, s: str, xs: list[torch.Tensor], m: torch.Tensor | None):\n"
+    "def call(x: torch.Tensor, n: int, f: float, s: str, xs: list[torch.Tensor], m: torch.Tensor | None,"
+    " t: torch.dtype):\n"
 )
 
 #: What a tired author might write, each with the word the report must hold.
@@ -113,6 +114,8 @@ WRONG: dict[str, tuple[str, str]] = {
         "torch.ops.npu.npu_fused_infer_attention_score(x, x, x, actual_seq_lengths_kv=x)",
         "expected Optional[List[int]]",
     ),
+    "a type for a number that is none": ("torch.ops.npu.npu_sign_bits_pack(x, t)", "is torch.dtype, expected int"),
+    "the type by another name": ("torch.ops.npu.npu_quant_matmul(x, x, x, out_dtype=t)", "no argument 'out_dtype'"),
     "None where one is needed": ("torch.ops.npu.npu_rms_norm(x, m)", "expected Tensor"),
     "a word that is no layout": ("torch.ops.npu.npu_fusion_attention(x, x, x, n, 'BHSD')", "expected one of"),
     "an expression whose type is hidden": ("torch.ops.npu.npu_sign_bits_pack(x.flatten(), 1)", "cannot be seen"),

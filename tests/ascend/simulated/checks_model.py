@@ -14,6 +14,8 @@ from npukv.cache.hashed import HashedCache
 from npukv.cache.preallocated import PreallocatedCache
 from npukv.decode import generate
 from npukv.ops.registry import strict
+from npukv.relevance.eight_bit import usable
+from npukv.relevance.fast_forward import FastForward
 from tests.ascend.simulated import runtime
 
 QUESTION = "What is the special magic number for heron?"
@@ -52,6 +54,22 @@ def test_the_default_type_answers_too(text: str) -> None:
     assert lm.device.name == "npu"
     assert lm.model.dtype is torch.bfloat16
     assert "48213" in npukv.answer(lm, text[:9_000] + FACT, QUESTION, batch=4).text
+
+
+def test_eight_bit_scores(text: str) -> None:
+    """int8 is what the card multiplies; whole segments are scored by its own operators, close to the plain scores."""
+    lm = npukv.load(device="npu")
+    assert usable(lm.device.torch_device) == [torch.int8]
+    eight = FastForward(lm, eight_bit=True, compiled=False)
+    before = runtime.operator_calls().get("aten::mm", 0)
+    with strict():
+        got = npukv.score_segments(lm, text[:6_000], QUESTION, forward=eight, batch=4)
+    multiplied = runtime.operator_calls().get("aten::mm", 0) - before
+    plain = npukv.score_segments(lm, text[:6_000], QUESTION, forward="plain", batch=4)
+    assert eight.kind is torch.int8
+    assert abs(got.values - plain.values).max() < 0.2
+    assert not (got.values == plain.values).all()
+    assert multiplied == 0, "the head alone is multiplied in 16 bits, and by another operator"
 
 
 def make_caches() -> dict:

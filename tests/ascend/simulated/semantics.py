@@ -155,6 +155,40 @@ def rms_norm(x, gamma, epsilon=1e-6):
     return (x.float() * inverse * gamma.float()).to(x.dtype), inverse
 
 
+def dynamic_quant(input, smooth_scales=None, group_index=None, dst_type=None, quant_mode="pertoken", dst_type_max=0.0):
+    """npu_dynamic_quant: round(x / scale) with scale = largest absolute value of a row / 127."""
+    options = (smooth_scales, group_index, dst_type, quant_mode, dst_type_max)
+    _demand(options == (None, None, None, "pertoken", 0.0), "an option that is not emulated")
+    _demand(input.dtype in (torch.float16, torch.bfloat16), f"type {input.dtype}")
+    _demand(input.dim() > 1 and input.numel() > 0, f"{tuple(input.shape)}")
+    scale = input.float().abs().amax(-1) / 127
+    codes = (input.float() / scale[..., None]).round()
+    return codes.nan_to_num(77).to(torch.int8), scale  # what 0 / 0 becomes is not documented
+
+
+def quant_matmul(
+    x1, x2, scale, offset=None, pertoken_scale=None, bias=None, output_dtype=None, x1_dtype=None, x2_dtype=None,
+    pertoken_scale_dtype=None, scale_dtype=None, group_sizes=None, y_scale=None,
+):  # fmt: skip
+    """npu_quant_matmul: (x1 x2) scale pertoken_scale, for int8."""
+    unused = (offset, bias, x1_dtype, x2_dtype, pertoken_scale_dtype, scale_dtype, group_sizes, y_scale)
+    _demand(unused == (None,) * 8, "an option that is not emulated")
+    _demand(x1.dtype == x2.dtype == torch.int8 and x1.dim() == x2.dim() == 2, f"{x1.dtype} {x2.dtype}")
+    (rows, width), columns = x1.shape, x2.shape[1]
+    _demand(x2.shape[0] == width, f"{tuple(x1.shape)} times {tuple(x2.shape)}")
+    _demand(min(rows, width, columns) > 0 and max(width, columns) <= 65535, f"{tuple(x1.shape)} {tuple(x2.shape)}")
+    _demand(scale.dtype == torch.float32 and scale.shape in ((1,), (columns,)), f"scale {scale.dtype} {scale.shape}")
+    _demand(pertoken_scale is not None and pertoken_scale.dtype == torch.float32, "no scale per token")
+    _demand(pertoken_scale.shape == (rows,), f"pertoken_scale {tuple(pertoken_scale.shape)}")
+    types = {5: torch.float16, 15: torch.bfloat16}  # torch's numbers of its types, as the schema has them
+    _demand(output_dtype in types, f"output_dtype {output_dtype}")
+    product = x1.double() @ x2.double()
+    return (product * pertoken_scale[:, None] * scale).to(types[output_dtype])
+
+
+#: Arguments that may be transposed views.
+TRANSPOSED = {"npu_quant_matmul": (1,)}
+
 EMULATED: dict[str, Callable[..., Any]] = {
     "npu_fusion_attention": fusion_attention,
     "npu_fused_infer_attention_score": fused_infer_attention,
@@ -162,6 +196,8 @@ EMULATED: dict[str, Callable[..., Any]] = {
     "npu_sign_bits_pack": sign_bits_pack,
     "npu_rotary_mul": rotary_mul,
     "npu_rms_norm": rms_norm,
+    "npu_dynamic_quant": dynamic_quant,
+    "npu_quant_matmul": quant_matmul,
 }
 
 
@@ -170,18 +206,22 @@ def _on_card(name: str, compute: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(compute)
     def run(*args: Any, **kwargs: Any) -> Any:
-        def host(value: Any) -> Any:
+        def host(value: Any, turned: bool = False) -> Any:
             if isinstance(value, list | tuple):
-                return [host(part) for part in value]
+                return [host(part, turned) for part in value]
             if not isinstance(value, torch.Tensor):
                 return value
             _demand(value.device.type == "npu", f"a tensor on {value.device}")
-            _demand(value.is_contiguous(), "a tensor that is not contiguous")
+            dense = value.is_contiguous() or (turned and value.transpose(-1, -2).is_contiguous())
+            _demand(dense, "a tensor that is not contiguous")
             return value.cpu()
 
         def work() -> Any:
+            turned = TRANSPOSED.get(name, ())
             try:
-                return compute(*[host(a) for a in args], **{k: host(v) for k, v in kwargs.items()})
+                return compute(
+                    *[host(a, i in turned) for i, a in enumerate(args)], **{k: host(v) for k, v in kwargs.items()}
+                )
             except Refused as error:
                 raise Refused(f"{name} does not take {error}") from None
 

@@ -1,0 +1,36 @@
+"""Products in 8 bits through torch_npu: npu_dynamic_quant, and npu_quant_matmul with a scale per token."""
+
+from __future__ import annotations
+
+import torch
+
+from npukv.backends.ascend import calls, legality
+from npukv.ops.products.operators import quantise_rows, scaled_product
+
+
+def quantise_dynamic(x: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    return calls.dynamic_quant(x.contiguous())
+
+
+def product_quant(
+    codes: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    return calls.quant_matmul(codes.contiguous(), weight.t(), weight_scale, scale, dtype)
+
+
+def check_quantise(x: torch.Tensor, kind: torch.dtype) -> tuple[bool, str]:
+    return legality.dynamic_quant(x, kind)
+
+
+def check_product(
+    codes: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, dtype: torch.dtype
+) -> tuple[bool, str]:
+    return legality.quant_matmul(codes, weight, scale, weight_scale, dtype)
+
+
+def register() -> None:
+    quantise_rows.kernel(calls.DEVICE, "dynamic_quant", check_quantise)(quantise_dynamic)
+    scaled_product.kernel(calls.DEVICE, "quant_matmul", check_product)(product_quant)
+
+
+register()
