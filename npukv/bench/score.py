@@ -259,7 +259,7 @@ def _products(lm: LanguageModel, dtype: Any, tokens: int, eight: Any) -> Callabl
     x = torch.randn(tokens, widest, device=weights[0].device, dtype=dtype)
     inputs = [x[:, : weight.shape[1]].contiguous() for weight in weights]
     if eight is None:
-        pairs = [(one, weight.t()) for one, weight in zip(inputs, weights, strict=True)]
+        pairs: list[tuple[Any, ...]] = [(one, weight.t()) for one, weight in zip(inputs, weights, strict=True)]
         product: Callable[..., Any] = torch.mm
     else:
         pairs = [

@@ -10,8 +10,12 @@ from npukv.ops.products.reference import KINDS
 
 __all__ = ["KINDS", "bare_product", "quantise_rows", "scaled_product"]
 
-#: Where kernels are torch's own calls: there a compiler sees them, and fuses what stands around them into them.
-NATIVE = ("cpu", "cuda")
+#: Types of devices whose kernels are torch's own calls: a compiler is shown them, to fuse with what stands around them.
+NATIVE = {
+    device
+    for device, kernels in operators.scaled_product.kernels.items()
+    if any(kernel.run is native.scaled_product for kernel in kernels)
+}
 
 
 def quantise_rows(x: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

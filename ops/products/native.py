@@ -26,7 +26,7 @@ def unscaled_product(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _int8(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """[M, K] x [N, K]' -> int32 [M, N], exact."""
     rows = codes.shape[0]
-    if codes.device.type == "cuda" and rows < FEWEST:
+    if codes.device.type != "cpu" and rows < FEWEST:
         codes = torch.nn.functional.pad(codes, (0, 0, 0, FEWEST - rows))
     return torch._int_mm(codes, weight.t())[:rows]
 
@@ -49,6 +49,6 @@ def check_cuda(
     step = 8 if codes.dtype == torch.int8 else 16
     if weight.shape[0] % step or weight.shape[1] % step:
         return False, f"takes weights of multiples of {step}, got {list(weight.shape)}"
-    if codes.dtype != torch.int8 and torch.cuda.get_device_capability(codes.device) < (8, 9):
+    if codes.dtype != torch.int8 and torch.get_device_module(codes.device).get_device_capability() < (8, 9):
         return False, "this card multiplies no float8 (it needs compute capability 8.9)"
     return True, "by the card's 8-bit tensor cores"
