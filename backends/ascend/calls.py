@@ -150,3 +150,16 @@ def quant_matmul(
 ) -> torch.Tensor:
     """int8 [M, K] times int8 [K, N], which may be a transposed view, times float32 scales [M] and [N], in `dtype`."""
     return torch.ops.npu.npu_quant_matmul(x, weight, weight_scale, pertoken_scale=scale, output_dtype=dtype)
+
+
+def grouped_matmul(x: list[torch.Tensor], weight: list[torch.Tensor], ends: torch.Tensor) -> torch.Tensor:
+    """Rows up to ends[0] of [T, K] times weight[0] of [E, K, N], and so on: [T, N]. One tensor in each list.
+
+    Args:
+        weight: may be a transposed view.
+        ends: int64 [E], where the groups end.
+    """
+    products = torch.ops.npu.npu_grouped_matmul(
+        x, weight, group_list=ends, split_item=2, group_type=0, group_list_type=0
+    )
+    return products[0]

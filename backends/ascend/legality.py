@@ -243,6 +243,20 @@ def quant_matmul(
     return True, "within the documented limits"
 
 
+def grouped_matmul(x: torch.Tensor, weight: torch.Tensor) -> tuple[bool, str]:
+    """npu_grouped_matmul of rows [T, K] by one tensor of weights [E, N, K]."""
+    source = _DOCUMENTED.format("npu_grouped_matmul")
+    if str(x.dtype).removeprefix("torch.") not in FLOATS or weight.dtype != x.dtype:
+        return False, f"takes float16, bfloat16 and float32, weights alike (got {x.dtype}, {weight.dtype}; {source})"
+    if weight.shape[0] > 1024:
+        return False, f"takes up to 1024 groups (got {weight.shape[0]}; {source})"
+    if max(weight.shape[1:]) >= 65536:
+        return False, f"takes rows of fewer than 65536 numbers on either side (got {list(weight.shape)}; {source})"
+    if not x.numel() or not weight.is_contiguous():
+        return False, f"takes rows, and weights without gaps (got {list(x.shape)}, {list(weight.shape)}; {source})"
+    return True, "within the documented limits"
+
+
 def _facts(call: Attention) -> str:
     paged = f", pages of {call.block_size}" if call.paged else ""
     return (

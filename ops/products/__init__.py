@@ -1,14 +1,15 @@
-"""Matrix products in 8 bits: rows brought to 8 bits, and products of them with a scale per row on both sides."""
+"""Matrix products in 8 bits, with a scale per row on both sides; and by groups of rows, as experts are."""
 
 from __future__ import annotations
 
 import torch
 
 from npukv.ops.products import ascend as _ascend  # noqa: F401 - its kernels register themselves
-from npukv.ops.products import native, operators
+from npukv.ops.products import native, operators, reference
+from npukv.ops.products.operators import grouped_linear
 from npukv.ops.products.reference import KINDS
 
-__all__ = ["KINDS", "bare_product", "quantise_rows", "scaled_product"]
+__all__ = ["KINDS", "bare_product", "grouped_linear", "quantise_rows", "scaled_product"]
 
 #: Types of devices whose kernels are torch's own calls: a compiler is shown them, to fuse with what stands around them.
 NATIVE = {
@@ -21,7 +22,7 @@ NATIVE = {
 def quantise_rows(x: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """The operator; see `reference.quantise_rows`."""
     if x.device.type in NATIVE and torch.compiler.is_compiling():
-        return native.quantise_rows(x, kind)
+        return reference.quantise_rows(x, kind)
     return operators.quantise_rows(x, kind)
 
 

@@ -1,12 +1,8 @@
-"""Products in 8 bits by torch's own calls, on CPUs and on CUDA cards."""
+"""Products in 8 bits and by groups through torch's own calls, on CPUs and on CUDA cards."""
 
 from __future__ import annotations
 
 import torch
-
-from npukv.ops.products.reference import quantise_rows
-
-__all__ = ["check_cpu", "check_cuda", "quantise_rows", "scaled_product", "unscaled_product"]
 
 #: Rows that torch._int_mm wants at least on a card.
 FEWEST = 17
@@ -52,3 +48,15 @@ def check_cuda(
     if codes.dtype != torch.int8 and torch.get_device_module(codes.device).get_device_capability() < (8, 9):
         return False, "this card multiplies no float8 (it needs compute capability 8.9)"
     return True, "by the card's 8-bit tensor cores"
+
+
+def grouped_linear(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.grouped_mm(x, weight.transpose(1, 2), offs=ends)
+
+
+def check_grouped(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> tuple[bool, str]:
+    if not x.dtype == weight.dtype == torch.bfloat16:
+        return False, f"takes bfloat16, got {x.dtype} and {weight.dtype}"
+    if weight.shape[1] % 8 or weight.shape[2] % 8 or not (x.is_contiguous() and weight.is_contiguous()):
+        return False, f"takes contiguous rows of multiples of 8 numbers, got {list(x.shape)} and {list(weight.shape)}"
+    return True, "all groups in one launch; where they end stays on the card"

@@ -1,4 +1,4 @@
-"""The operators of products in 8 bits: schemas, shapes, and which kernels serve them where."""
+"""The operators of products in 8 bits and by groups: schemas, shapes, and which kernels serve them where."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ def _multiplied(
     return codes.new_empty(codes.shape[0], weight.shape[0], dtype=dtype)
 
 
+def _grouped(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    return x.new_empty(x.shape[0], weight.shape[1])
+
+
 quantise_rows = define(
     "npukv::quantise_rows(Tensor x, ScalarType kind) -> (Tensor, Tensor)",
     reference=reference.quantise_rows,
@@ -28,6 +32,12 @@ scaled_product = define(
     reference=reference.scaled_product,
     fake=_multiplied,
 )
+grouped_linear = define(
+    "npukv::grouped_linear(Tensor x, Tensor weight, Tensor ends) -> Tensor",
+    reference=reference.grouped_linear,
+    fake=_grouped,
+)
 
 scaled_product.kernel("cpu", "torch", native.check_cpu)(native.scaled_product)
 scaled_product.kernel("cuda", "tensor cores", native.check_cuda)(native.scaled_product)
+grouped_linear.kernel("cuda", "grouped_mm", native.check_grouped)(native.grouped_linear)

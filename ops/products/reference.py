@@ -1,4 +1,4 @@
-"""The specification of matrix products in 8 bits, in plain torch.
+"""The specification of matrix products in 8 bits, and of products by groups of rows, in plain torch.
 
 A row of numbers is a scale times codes in 8 bits: x = scale codes, nearly. The scales of both sides are applied after
 the product: x W' = s_x s_w (codes_x codes_w'). So the product itself needs no scaling of its own kind, and runs in
@@ -51,3 +51,21 @@ def scaled_product(
     wide = torch.promote_types(scale.dtype, torch.float32)
     product = codes.to(wide) @ weight.to(wide).t()
     return (product * scale[:, None] * weight_scale).to(dtype)
+
+
+def grouped_linear(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Every group of rows through a linear map of its own: rows ends[e - 1] to ends[e] of x times weight[e]'.
+
+    Args:
+        x: [T, K]; weight: [E, N, K], of x's type.
+        ends: int32 [E], never falling, the last one T; a group may be empty.
+
+    Returns:
+        [T, N] in x's type.
+    """
+    out = x.new_empty(x.shape[0], weight.shape[1])
+    start = 0
+    for group, end in enumerate(ends.tolist()):
+        out[start:end] = x[start:end] @ weight[group].t()
+        start = end
+    return out

@@ -142,6 +142,10 @@ def hashing(draw: Draw) -> Iterator[tuple]:
 
 
 def products(draw: Draw) -> Iterator[tuple]:
+    for ends, width, outputs in (([5, 5, 31, 40], 96, 48), ([1], 17, 3), ([0, 0, 9], 64, 80)):
+        x, weight = draw.normal(ends[-1], width), draw.normal(len(ends), outputs, width, size=width**-0.5)
+        places = torch.tensor(ends, dtype=torch.int32)
+        yield "grouped_linear", f"{len(ends)}x{ends[-1]}x{width}x{outputs}", (x, weight, places)
     if draw.dtype is torch.float32:
         return  # cards multiply 8 bits into halves
     for rows, width, outputs in ((37, 96, 48), (1, 1111, 7)):

@@ -59,6 +59,14 @@ def examples(make: Make) -> dict[str, tuple[str, tuple[Any, ...]]]:
                 *(make(48, dtype=single), make(40, dtype=single), brain),
             ),
         ),
+        "groups": (
+            "grouped_matmul",
+            (
+                [make(40, 96, dtype=brain)],
+                [make(3, 48, 96, dtype=brain).transpose(1, 2)],
+                make(3, dtype=torch.int64),
+            ),
+        ),
         "norm of heads": ("rms_norm", (make(3, 4, 1, 64, dtype=brain), make(64, dtype=brain), 1e-6)),
     }
 

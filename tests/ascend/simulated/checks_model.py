@@ -15,6 +15,7 @@ from npukv.cache.preallocated import PreallocatedCache
 from npukv.decode import generate
 from npukv.ops.registry import strict
 from npukv.relevance.eight_bit import usable
+from npukv.relevance.experts import Experts, mixture
 from npukv.relevance.fast_forward import FastForward
 from tests.ascend.simulated import runtime
 
@@ -70,6 +71,25 @@ def test_eight_bit_scores(text: str) -> None:
     assert abs(got.values - plain.values).max() < 0.2
     assert not (got.values == plain.values).all()
     assert multiplied == 0, "the head alone is multiplied in 16 bits, and by another operator"
+
+
+def test_a_mixture_of_experts() -> None:
+    """Its MLP on the card by grouped products alone, and captured: the host reads no sizes of groups."""
+    made = torch.Generator().manual_seed(2)
+    shapes = ((5, 64), (5, 96, 64), (5, 64, 48))
+    weights = [torch.randn(*shape, generator=made).mul(0.2).bfloat16() for shape in shapes]
+    x = torch.randn(33, 64, generator=made).bfloat16()
+    expected = mixture(x.float(), Experts(*(part.float() for part in weights), 2, True))
+    placed = Experts(*(part.to("npu") for part in weights), 2, True)
+    rows = torch.zeros(33, 64, dtype=torch.bfloat16, device="npu")
+    with strict():
+        mixture(rows, placed)
+        graph = torch.npu.NPUGraph()
+        with torch.npu.graph(graph):
+            got = mixture(rows, placed)
+    rows.copy_(x)
+    graph.replay()
+    assert (got.cpu().float() - expected).abs().max() < 0.03 * expected.abs().max()
 
 
 def make_caches() -> dict:

@@ -186,8 +186,26 @@ def quant_matmul(
     return (product * pertoken_scale[:, None] * scale).to(types[output_dtype])
 
 
+def grouped_matmul(x, weight, group_list=None, split_item=0, group_type=None, group_list_type=0, **options):
+    """npu_grouped_matmul of one tensor of rows by one of weights [E, K, N]: the groups end where group_list says."""
+    _only(options, "")
+    _demand(len(x) == len(weight) == 1 and (split_item, group_type, group_list_type) == (2, 0, 0), "other groups")
+    (rows,), (weights,) = x, weight
+    _demand(rows.dtype == weights.dtype and rows.is_floating_point(), f"{rows.dtype} {weights.dtype}")
+    _demand(
+        rows.dim() == 2 and weights.dim() == 3 and weights.shape[1] == rows.shape[1], f"{rows.shape} {weights.shape}"
+    )
+    _demand(weights.shape[0] <= 1024 and max(weights.shape[1:]) < 65536, f"{tuple(weights.shape)}")
+    _demand(group_list.dtype == torch.int64 and group_list.shape == weights.shape[:1], f"group_list {group_list}")
+    ends = [0, *group_list.tolist()]
+    _demand(sorted(ends) == ends and ends[-1] == rows.shape[0], f"group_list {ends[1:]} for {rows.shape[0]} rows")
+    parts = zip(ends, ends[1:], weights, strict=False)
+    made = torch.cat([rows[start:end].float() @ one.float() for start, end, one in parts])
+    return [made.to(rows.dtype)]
+
+
 #: Arguments that may be transposed views.
-TRANSPOSED = {"npu_quant_matmul": (1,)}
+TRANSPOSED = {"npu_quant_matmul": (1,), "npu_grouped_matmul": (1,)}
 
 EMULATED: dict[str, Callable[..., Any]] = {
     "npu_fusion_attention": fusion_attention,
@@ -198,6 +216,7 @@ EMULATED: dict[str, Callable[..., Any]] = {
     "npu_rms_norm": rms_norm,
     "npu_dynamic_quant": dynamic_quant,
     "npu_quant_matmul": quant_matmul,
+    "npu_grouped_matmul": grouped_matmul,
 }
 
 
@@ -227,17 +246,20 @@ def _on_card(name: str, compute: Callable[..., Any]) -> Callable[..., Any]:
 
         with runtime.unrecorded():
             made = work()
-            made = made if isinstance(made, tuple) else (made,)
+            several = isinstance(made, list)  # an operator of Tensor[]
+            made = made if isinstance(made, tuple | list) else (made,)
             results = tuple(part.to("npu") if isinstance(part, torch.Tensor) else part for part in made)
 
         def again() -> None:
             fresh = work()
-            fresh = fresh if isinstance(fresh, tuple) else (fresh,)
+            fresh = fresh if isinstance(fresh, tuple | list) else (fresh,)
             for held, new in zip(results, fresh, strict=True):
                 if isinstance(held, torch.Tensor):
                     held.copy_(new)
 
         runtime.record(again)
+        if several:
+            return list(results)
         return results if len(results) > 1 else results[0]
 
     return run

@@ -20,7 +20,7 @@ from npukv.relevance.plan import make_plan
 from npukv.text import tokenize
 
 QUESTIONS = ["Who went up?", "What is the name of the place, then?"]
-SUPPORTED = ["llama", "mistral", "qwen2", "qwen3", "chat"]
+SUPPORTED = ["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3-moe", "chat"]
 
 
 @pytest.fixture(params=SUPPORTED)
@@ -125,6 +125,11 @@ def test_other_models_are_refused(load_tiny: Callable[[str], Any], text: str, na
     assert not supports(lm.model)[0]
     with pytest.raises(ModelError, match=r"cannot be read by fused blocks .*--forward plain"):
         npukv.score_segments(lm, text[:900], QUESTIONS[0], forward="fused")
+
+
+def test_experts_in_eight_bits_are_refused(load_tiny: Callable[[str], Any]) -> None:
+    with pytest.raises(ModelError, match=r"no 8-bit products of experts; take --forward fused"):
+        FastForward(load_tiny("mixtral"), eight_bit=True)
 
 
 def test_unknown_forwards_are_refused(llama: Any, text: str) -> None:

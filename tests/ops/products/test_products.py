@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npukv.ops import products
-from npukv.ops.products import KINDS, bare_product, native, operators, quantise_rows, reference, scaled_product
+from npukv.ops.products import (
+    KINDS,
+    bare_product,
+    grouped_linear,
+    native,
+    operators,
+    quantise_rows,
+    reference,
+    scaled_product,
+)
 from npukv.ops.registry import explain
 
 
@@ -106,6 +115,36 @@ def test_few_rows_are_filled_up_on_a_card(monkeypatch: pytest.MonkeyPatch) -> No
     found = native._int8(codes.as_subclass(Tensor), codes)
     assert given_ == [17]
     assert torch.equal(found.as_subclass(torch.Tensor), (codes.int() @ codes.int().t()))
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_groups_of_rows(data: st.DataObject) -> None:
+    """Beside a mask per group, in float64; groups may be empty."""
+    sizes = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any))
+    ends = torch.tensor(sizes).cumsum(0).int()
+    x, weight = normal(int(ends[-1]), 24, seed=1), normal(len(sizes), 10, 24, seed=2)
+    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    every = torch.einsum("tk,enk->ten", x.double(), weight.double())
+    torch.testing.assert_close(
+        grouped_linear(x, weight, ends).double(), every[torch.arange(len(group)), group], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_grouped_opcheck() -> None:
+    ends = torch.tensor([2, 2, 5], dtype=torch.int32)
+    torch.library.opcheck(grouped_linear.overload, (normal(5, 16), normal(3, 8, 16), ends))
+
+
+def test_torchs_grouped_product_is_the_reference() -> None:
+    """What serves CUDA cards, by torch's own stand-in on the CPU."""
+    x, weight, ends = normal(9, 16).bfloat16(), normal(3, 8, 16).bfloat16(), torch.tensor([4, 4, 9], dtype=torch.int32)
+    assert native.check_grouped(x, weight, ends)[0]
+    expected = reference.grouped_linear(x.double(), weight.double(), ends)
+    torch.testing.assert_close(native.grouped_linear(x, weight, ends).double(), expected, rtol=2e-2, atol=2e-2)
+    for wrong, words in (((x.float(), weight.float()), "bfloat16"), ((x[:, :9], weight[:, :, :9]), "multiples of 8")):
+        ok, reason = native.check_grouped(*wrong, ends)
+        assert not ok and words in reason
 
 
 def test_what_a_card_refuses_has_a_reason() -> None:
