@@ -22,12 +22,13 @@ class Experts(NamedTuple):
 
 def experts_of(mlp: Any) -> Experts | None:
     """Those of a block of transformers (Mixtral's, Qwen3-MoE's); None = it is another kind of MLP."""
-    router, experts = getattr(mlp, "gate", None), getattr(mlp, "experts", None)
+    router: Any = getattr(mlp, "gate", None)
+    experts = getattr(mlp, "experts", None)
     gate_up, down = (getattr(experts, name, None) for name in ("gate_up_proj", "down_proj"))
     if not (isinstance(gate_up, torch.Tensor) and isinstance(down, torch.Tensor) and hasattr(router, "top_k")):
         return None
-    weights = (part.detach() for part in (router.weight, gate_up, down))
-    return Experts(*weights, router.top_k, getattr(router, "norm_topk_prob", True))
+    normalised = getattr(router, "norm_topk_prob", True)
+    return Experts(router.weight.detach(), gate_up.detach(), down.detach(), router.top_k, normalised)
 
 
 def mixture(x: torch.Tensor, experts: Experts) -> torch.Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from npukv.backends.ascend.legality import TYPES
 from tests.ascend.binding import (
     CALLS,
     DEVICE,
@@ -77,6 +78,10 @@ def test_every_operator_called_has_its_own_function() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("torch.ops.npu.")
         ]
         assert len(calls) <= 1, f"{function.name} calls {len(calls)} operators"
+
+
+def test_every_operator_called_has_its_types() -> None:
+    assert {site.name for site in all_sites() if site.operator} == set(TYPES)
 
 
 HEAD = (

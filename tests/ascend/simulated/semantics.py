@@ -15,6 +15,7 @@ import torch
 from tests.ascend.simulated import runtime
 
 TRIANGLE = torch.ones(2048, 2048, dtype=torch.bool).triu_(1)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 #: Keys up to which a mask for a single query counts (github.com/vllm-project/vllm-ascend, #15503).
 MASKED_KEYS = 512
 
@@ -37,7 +38,7 @@ def fusion_attention(
     unused = (padding_mask, prefix, actual_seq_qlen, actual_seq_kvlen)
     _demand(unused == (None,) * 4 and keep_prob == 1.0 and inner_precise == 0, "an option that is not emulated")
     _layout(input_layout, query, key, value)
-    _demand(query.dtype in (torch.float16, torch.bfloat16, torch.float32), f"type {query.dtype}")
+    _demand(query.dtype in FLOATS, f"type {query.dtype}")
     _demand(query.dtype == key.dtype == value.dtype, "query, key and value of several types")
     (batch, heads, queries, width), keys = query.shape, key.shape[2]
     _demand(heads == head_num, f"head_num {head_num} for {heads} heads")
@@ -139,7 +140,7 @@ def rotary_mul(x, r1, r2, rotary_mode="half", rotate=None):
     """npu_rotary_mul: r1 x + r2 (-x2, x1)."""
     _demand(rotary_mode == "half" and rotate is None, "a mode that is not emulated")
     _demand(x.dim() == r1.dim() == r2.dim() == 4 and r1.shape == r2.shape, f"{x.shape} {r1.shape} {r2.shape}")
-    _demand(x.dtype == r1.dtype == r2.dtype and x.is_floating_point(), f"{x.dtype} {r1.dtype}")
+    _demand(x.dtype == r1.dtype == r2.dtype and x.dtype in FLOATS, f"{x.dtype} {r1.dtype}")
     batch, heads, _, width = x.shape
     _demand(width % 2 == 0 and width < 896 and batch < 1000 and heads < 1000, f"{tuple(x.shape)}")
     _demand(r1.shape[0] in (1, batch) and r1.shape[1] in (1, heads) and r1.shape[2:] == x.shape[2:], f"{r1.shape}")
@@ -149,7 +150,7 @@ def rotary_mul(x, r1, r2, rotary_mode="half", rotate=None):
 
 def rms_norm(x, gamma, epsilon=1e-6):
     """npu_rms_norm: x / rms(x) gamma, and 1 / rms."""
-    _demand(x.dtype == gamma.dtype and x.is_floating_point() and 2 <= x.dim() <= 8, f"{x.dtype} {gamma.dtype}")
+    _demand(x.dtype == gamma.dtype and x.dtype in FLOATS and 2 <= x.dim() <= 8, f"{x.dtype} {gamma.dtype}")
     _demand(gamma.shape == x.shape[-1:], f"{tuple(gamma.shape)} for {tuple(x.shape)}")
     inverse = (x.float().square().mean(-1, keepdim=True) + epsilon).rsqrt()
     return (x.float() * inverse * gamma.float()).to(x.dtype), inverse
@@ -191,7 +192,7 @@ def grouped_matmul(x, weight, group_list=None, split_item=0, group_type=None, gr
     _only(options, "")
     _demand(len(x) == len(weight) == 1 and (split_item, group_type, group_list_type) == (2, 0, 0), "other groups")
     (rows,), (weights,) = x, weight
-    _demand(rows.dtype == weights.dtype and rows.is_floating_point(), f"{rows.dtype} {weights.dtype}")
+    _demand(rows.dtype == weights.dtype and rows.dtype in FLOATS, f"{rows.dtype} {weights.dtype}")
     _demand(
         rows.dim() == 2 and weights.dim() == 3 and weights.shape[1] == rows.shape[1], f"{rows.shape} {weights.shape}"
     )
