@@ -163,3 +163,28 @@ def grouped_matmul(x: list[torch.Tensor], weight: list[torch.Tensor], ends: torc
         x, weight, group_list=ends, split_item=2, group_type=0, group_list_type=0
     )
     return products[0]
+
+
+def hamming_blocks(
+    query_codes: torch.Tensor,
+    key_codes: torch.Tensor,
+    length: torch.Tensor,
+    blocks: int,
+    sink_blocks: int,
+    recent_blocks: int,
+) -> torch.Tensor:
+    """The custom operator HammingBlocks (ops/ascendc)."""
+    return torch.ops.npukv_ascendc.hamming_blocks(query_codes, key_codes, length, blocks, sink_blocks, recent_blocks)
+
+
+def centroid_merge(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    degrees: torch.Tensor,
+    places: torch.Tensor,
+    chunks: int,
+    chunk: int,
+    merges: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The custom operator CentroidMerge (ops/ascendc)."""
+    return torch.ops.npukv_ascendc.centroid_merge(keys, values, degrees, places, chunks, chunk, merges)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from npukv.ops.clustering.reference import soft_match
+
 INFINITY = float("inf")
 
 
@@ -106,6 +108,13 @@ def clustering(draw: Draw) -> Iterator[tuple]:
     yield "soft_match", "61", (keys, centre, 3, 20, 17, 1.0)
     places = torch.cat([torch.arange(40), draw.whole(0, 40, 21)]).int().expand(2, 2, -1).contiguous()
     yield "merge_centroids", "61", (values, degrees, places, 40)
+    keys, values = (draw.normal(2, 2, 130, 64) for _ in range(2))
+    degrees = draw.whole(1, 6, 2, 2, 130).float()
+    centre = torch.nn.functional.normalize(keys.float(), dim=-1).mean(2)
+    into = soft_match(keys, centre, 2, 64, 53)
+    yield "merge_pass", "130", (keys, values, degrees, into, 2, 64, 53)
+    keys = draw.normal(2, 2, 61, 32)
+    degrees = draw.whole(1, 6, 2, 2, 61).float()
     yield "cluster", "61", (keys, degrees, [3, 20, 15, 2, 22, 11], 1.0)
 
 
@@ -170,6 +179,7 @@ def codes(draw: Draw) -> Iterator[tuple]:
         yield "hamming_select", label, (query, held, length, 40, 3, 5, start)
         scores = draw.whole(0, 256, 2, 2, keys)
         yield "select_top_k", label, (scores, length, 40, 3, 5, start, 256)
+        yield "hamming_blocks", label, (query, held, length, 4, 1, 2)
         yield "select_blocks", label, (scores, length, 4, 1, 2, 256)
 
 
