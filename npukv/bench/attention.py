@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from npukv.backends.base import CaptureFailed
+
 #: Batch, KV heads and keys of the decode shapes: 32 query heads, 128 wide.
 DECODE = (
     (1, 8, 32768),
@@ -132,8 +134,8 @@ def _cases(device: Any, sizes: Sequence[tuple[int, int, int]], heads: int) -> It
             yield _labelled(f"indexed {min(NAMED, keys)} of {size}", _indexed, *shape)
             yield _labelled(f"paged {size}", _paged, *shape)
     kv_heads = sizes[0][1]
-    past = 4096 if device.captures else 256
-    chunk = CHUNK if device.captures else 256
+    longest = max(keys for _, _, keys in sizes) if device.captures else 256
+    past, chunk = min(4096, longest), min(CHUNK, longest)
     yield _labelled(f"chunk {chunk} over itself", _chunk, device, kv_heads, chunk, 0, heads, False)
     yield _labelled(f"chunk {chunk} over {past} centroids", _chunk, device, kv_heads, chunk, past, heads, True)
     yield _labelled("merge of 16 partials", _merge, device, heads)
@@ -264,10 +266,12 @@ def _merge(name: str, device: Any, heads: int) -> Case:
 def _measure(case: Case, device: Any, timer: Any, rate: float) -> Iterator[dict[str, Any]]:
     exact = _exact(case)
     tuned = case.operator.kernels.get(device.torch_device.type, [])
+    refused = False
     for kernel in tuned:
         ok, reason = kernel.check(*case.arguments)
         row: dict[str, Any] = {"case": case.name, "kernel": kernel.name}
         if not ok:
+            refused = True
             yield row | {"refused": reason}
             continue
         difference, bound = _difference(kernel.run(*case.arguments), exact, case.arguments[0].dtype)
@@ -275,12 +279,32 @@ def _measure(case: Case, device: Any, timer: Any, rate: float) -> Iterator[dict[
         if row["parity"] and (case.bytes or case.flops):
             row |= _timed(case, timer(lambda kernel=kernel: kernel.run(*case.arguments)), rate)
         yield row
+    if refused and device.captures and case.bytes:
+        yield from _captured(case, device, timer, rate, exact)
     if not tuned and (case.bytes or case.flops):
         yield {"case": case.name, "kernel": "reference"} | _timed(
             case, timer(lambda: case.operator.reference(*case.arguments)), rate
         )
     if case.stock is not None:
         yield {"case": case.name, "kernel": "torch's sdpa"} | _timed(case, timer(case.stock), rate)
+
+
+def _captured(case: Case, device: Any, timer: Any, rate: float, exact: tuple[Any, Any]) -> Iterator[dict[str, Any]]:
+    """The operator in a captured graph, where another kernel may serve than outside."""
+    got: list[Any] = []
+    replay = device.capture(lambda: got.append(case.operator(*case.arguments)))
+    row: dict[str, Any] = {"case": case.name, "kernel": "captured"}
+    try:
+        for _ in range(4):  # as it is, recorded, replayed
+            replay()
+    except CaptureFailed as error:
+        yield row | {"refused": str(error)}
+        return
+    difference, bound = _difference(got[-1], exact, case.arguments[0].dtype)
+    row |= {"difference": difference, "parity": difference <= bound}
+    if row["parity"]:
+        row |= _timed(case, timer(lambda: case.operator(*case.arguments)), rate)
+    yield row
 
 
 def _exact(case: Case) -> tuple[Any, Any]:

@@ -51,7 +51,7 @@ def partial_masked(
     scale: float | None = None,
     causal: bool = False,
 ) -> Outputs:
-    """The inference operator for one query; the lengths stay on the card. Keys behind them must be finite."""
+    """The inference operator for one query; the lengths stay on the card, so that a graph may be captured."""
     if length is not None:
         absent = torch.arange(key.shape[2], device=key.device) >= length[:, None]  # [B, C]
         hidden = torch.zeros(absent.shape, device=key.device).masked_fill(absent, float("-inf"))[:, None]
@@ -292,6 +292,8 @@ def check_partial_masked(
 ) -> tuple[bool, str]:
     if query.shape[2] != 1:
         return False, f"takes one query per head, got {query.shape[2]}"
+    if length is not None and not calls.capturing():
+        return False, "with lengths it serves captured graphs: it reads what lies behind them, and must find it finite"
     return legality.check(legality.FUSED_INFER, _facts(query, key.shape[1], key.shape[2], bias="BNSS"))
 
 

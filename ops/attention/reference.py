@@ -46,7 +46,8 @@ def partial_attention(
     Args:
         query: [B, Hq, S, D].
         key, value: [B, Hkv, C, D], of the query's type; query head h reads head h // (Hq / Hkv). Behind a row's length
-            they may hold anything, also NaN.
+            they may hold anything, also NaN; in a captured graph, anything finite (where the host can tell a kernel no
+            lengths, it reads what is there and gives it no weight).
         bias: [B, Hkv, C] float32, added to the scaled scores: the log of how many keys a centroid stands for; -inf =
             absent (for the tuned kernels the key and value there must still be finite).
         length: [B] int32, keys that count in each row; None = all C.
@@ -115,7 +116,8 @@ def paged_attention(
 
     Args:
         query: [B, Hq, 1, D].
-        key_pages, value_pages: [P, T, Hkv, D], T tokens per page (128).
+        key_pages, value_pages: [P, T, Hkv, D], T tokens per page (128). For the tuned kernels they are finite
+            throughout, as pages are that were blanked when they were made.
         block_table: [B, N] or, per head, [B, Hkv, N] int32: position p of a row is token p % T of page
             block_table[p // T]; -1 = no page, its positions are absent.
         length: [B] int32, positions that count in each row of the table.

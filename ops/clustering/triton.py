@@ -188,8 +188,15 @@ def _add_kernel(
     tl.atomic_add(totals + row * kept + place, degree, mask=inside)
 
 
-def cluster(keys: torch.Tensor, degrees: torch.Tensor, plan: list[int], typical: float = 1.0) -> torch.Tensor:
-    """As the reference; centroids stay in float32 between passes."""
+def cluster(
+    keys: torch.Tensor, degrees: torch.Tensor, plan: list[int], typical: float = 1.0, coarse: str = "tf32"
+) -> torch.Tensor:
+    """As the reference; centroids stay in float32 between passes.
+
+    Args:
+        coarse: what Triton calls the device's products of shortened float32, good enough for 16-bit keys; Ascend's are
+            "hf32".
+    """
     batch, heads, length, width = keys.shape
     rows = batch * heads
     degrees = degrees.contiguous()
@@ -206,7 +213,7 @@ def cluster(keys: torch.Tensor, degrees: torch.Tensor, plan: list[int], typical:
         return alive.view(batch, heads, length)
     scores = keys.new_empty(rows, length, dtype=torch.float32)
     partners = keys.new_empty(rows, length, dtype=torch.int32)
-    precision = "tf32" if keys.element_size() < 4 else "ieee"
+    precision = coarse if keys.element_size() < 4 else "ieee"
     held = length
     for at in range(0, len(plan), 3):
         chunks, size, merges = plan[at : at + 3]

@@ -10,7 +10,9 @@ import torch
 from npukv.ops.attention import reference, triton
 from tests.lowering.suite import Case, Mutation, Suite, expect_close
 
-SINGLE, HALF = torch.float32, torch.float16
+SINGLE, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
+#: A rounding of weights and of outputs.
+ROUNDING = {SINGLE: 1e-5, HALF: 2e-3, BRAIN: 1.6e-2}
 NAN = float("nan")
 
 
@@ -20,8 +22,7 @@ def drawn(*shape: int, dtype: torch.dtype, spread: float = 1.0) -> torch.Tensor:
 
 def compare(got: tuple[torch.Tensor, torch.Tensor], expected: tuple[torch.Tensor, torch.Tensor]) -> None:
     """Outputs and log-sum-exps; a half's rounding of weights and outputs is allowed where halves come in."""
-    tolerance = 2e-3 if got[0].dtype is HALF else 1e-5
-    expect_close("out", got[0], expected[0], tolerance)
+    expect_close("out", got[0], expected[0], ROUNDING[got[0].dtype])
     expect_close("lse", got[1], expected[1], 1e-5)
 
 
@@ -104,6 +105,11 @@ def cases(seed: int) -> Iterator[tuple[str, Case]]:
     yield "chunk, more queries than keys", named(partial, 2, (2, 2), 80, 90, 16, SINGLE, length=[50, 90], causal=True)
     yield "chunk, odd width, bias", named(partial, 1, (2, 2), 70, 150, 24, SINGLE, bias=True, length=[101])
     yield "chunk, halves", named(partial, 1, (2, 1), 130, 140, 64, HALF, spread=3.0, causal=True)
+    yield "split, brain floats", named(partial, 2, (4, 2), 1, 130, 32, BRAIN, bias=True, length=[2, 129])
+    yield "chunk, brain floats", named(partial, 1, (2, 1), 130, 140, 64, BRAIN, spread=3.0, length=[139], causal=True)
+    yield "indexed, brain floats", named(indexed, 2, 50, 33, 32, BRAIN, True)
+    yield "paged, brain floats", named(paged, 2, 32, 16, BRAIN, False, [33, 16])
+    yield "merge, brain floats", named(merge, 3, (1, 2, 3, 32), BRAIN)
     yield "indexed", named(indexed, 2, 90, 37, 32, SINGLE, False)
     yield "indexed, odd width, bias", named(indexed, 3, 50, 70, 24, HALF, True)
     yield "paged", named(paged, 2, 32, 128, SINGLE, False, [200, 129])

@@ -10,7 +10,8 @@ import torch
 from npukv.ops.decode import reference, triton
 from tests.lowering.suite import Case, Mutation, Suite, expect_close, expect_equal
 
-SINGLE, HALF = torch.float32, torch.float16
+SINGLE, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
+ROUNDING = {SINGLE: 2e-5, HALF: 5e-3, BRAIN: 3e-2}
 
 
 def drawn(*shape: int, dtype: torch.dtype = SINGLE) -> torch.Tensor:
@@ -30,7 +31,7 @@ def project(
     onto = drawn(rows, sum(sizes), dtype=dtype) if residual else None
     expected = reference.project(x.double(), doubled(*weights), doubled(*biases), *doubled(scale), 1e-5, *doubled(onto))  # type: ignore[arg-type]
     got = triton.project(x, weights, biases, scale, 1e-5, onto, together=False)
-    expect_close("out", got, expected, 2e-5 if dtype is SINGLE else 5e-3)
+    expect_close("out", got, expected, ROUNDING[dtype])
 
 
 def gated(rows: int, width: int, size: int, dtype: torch.dtype, norm: bool) -> None:
@@ -41,20 +42,21 @@ def gated(rows: int, width: int, size: int, dtype: torch.dtype, norm: bool) -> N
     )
     scale = drawn(width, dtype=dtype) if norm else None
     expected = reference.gated(*doubled(x, gate, up, scale), 1e-5)  # type: ignore[arg-type]
-    expect_close("out", triton.gated(x, gate, up, scale, 1e-5), expected, 2e-5 if dtype is SINGLE else 5e-3)
+    expect_close("out", triton.gated(x, gate, up, scale, 1e-5), expected, ROUNDING[dtype])
 
 
-def rotate(heads: tuple[int, int], width: int, slots: list[int], norm: bool) -> None:
+def rotate(heads: tuple[int, int], width: int, slots: list[int], norm: bool, dtype: torch.dtype = SINGLE) -> None:
     batch = len(slots)
-    projected, cos, sin = drawn(batch, (heads[0] + 2 * heads[1]) * width), drawn(batch, width), drawn(batch, width)
-    keys, values = drawn(batch, heads[1], 9, width), drawn(batch, heads[1], 9, width)
+    sizes = (batch, (heads[0] + 2 * heads[1]) * width), (batch, width), (batch, width)
+    projected, cos, sin = (drawn(*size, dtype=dtype) for size in sizes)
+    keys, values = (drawn(batch, heads[1], 9, width, dtype=dtype) for _ in range(2))
     right = keys.double(), values.double()
-    scales = (drawn(width), drawn(width)) if norm else (None, None)
+    scales = (drawn(width, dtype=dtype), drawn(width, dtype=dtype)) if norm else (None, None)
     slot = torch.tensor(slots).int()
     got = triton.rotate_append(projected, cos, sin, keys, values, slot, *scales, 1e-5)
     expected = reference.rotate_append(*doubled(projected, cos, sin), *right, slot, *doubled(*scales), 1e-5)  # type: ignore[arg-type]
-    expect_close("queries", got, expected, 2e-5)
-    expect_close("keys", keys, right[0], 2e-5)
+    expect_close("queries", got, expected, ROUNDING[dtype])
+    expect_close("keys", keys, right[0], ROUNDING[dtype])
     expect_equal("values", values, right[1])
 
 
@@ -66,6 +68,9 @@ def cases(seed: int) -> Iterator[tuple[str, Case]]:
     yield "gated several", named(gated, 3, 96, 37, SINGLE, True)
     yield "gated halves, no norm", named(gated, 20 - 4, 64, 33, HALF, False)
     yield "gated one half", named(gated, 1, 96, 19, HALF, False)
+    yield "project brain floats", named(project, 2, 64, [40, 24], BRAIN, True, True, True)
+    yield "gated brain floats", named(gated, 3, 96, 19, BRAIN, True)
+    yield "rotate brain floats", named(rotate, (4, 2), 32, [3, 8], True, BRAIN)
     yield "rotate", named(rotate, (4, 2), 32, [3, 8], True)
     yield "rotate, slots outside, odd width", named(rotate, (3, 1), 24, [0, 9, -1], True)
     yield "rotate without norms", named(rotate, (2, 2), 16, [4], False)

@@ -34,18 +34,12 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Suite:
-    """Modules of kernels, their cases by name (from a seed), and the bugs they must notice.
-
-    Attributes:
-        refused: kernels that triton-ascend does not lower, each with why; a case that needs one is not counted against
-            the suite, but one that lowers after all is.
-    """
+    """Modules of kernels, their cases by name (from a seed), and the bugs they must notice."""
 
     name: str
     modules: tuple[ModuleType, ...]
     cases: Callable[[int], Iterator[tuple[str, Case]]]
     mutations: tuple[Mutation, ...] = ()
-    refused: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -55,7 +49,6 @@ class Outcome:
     passed: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # does not lower, or cannot be run on the CPU
-    expected: int = 0  # cases that need a kernel of which that is known
     launches: dict[str, int] = field(default_factory=dict)
 
 
@@ -80,10 +73,7 @@ def try_cases(
             except (Mismatch, OutOfBounds, TimeoutError) as error:
                 outcome.failed[name] = f"{type(error).__name__}: {error}"
             except LoweringError as error:
-                if error.kernel in suite.refused and error.stage == "lower":
-                    outcome.expected += 1
-                else:
-                    outcome.refused[name] = str(error)
+                outcome.refused[name] = str(error)
             if until_failure and (outcome.failed or outcome.refused):
                 break
     outcome.launches = {name: number for counts in seen for name, number in counts.items()}

@@ -25,7 +25,7 @@ def test_lowered_kernels_compute_what_the_reference_does(suite: Suite) -> None:
     outcome = try_cases(suite, seed=1)
     assert not outcome.failed
     assert not outcome.refused
-    assert set(outcome.launches) == set(kernels(suite)) - set(suite.refused), "a kernel that no case launches"
+    assert set(outcome.launches) == set(kernels(suite)), "a kernel that no case launches"
     assert outcome.passed >= 3
 
 

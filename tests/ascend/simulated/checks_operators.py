@@ -44,6 +44,17 @@ def test_every_kernel_is_reached(operator: str) -> None:
     assert set(OPERATORS[operator]["npu"]) <= served | {"custom"}  # those are in checks_custom.py
 
 
+def test_the_captured_form_is_for_captured_graphs() -> None:
+    """It reads what lies behind the lengths; elsewhere NaN may lie there, so that it is refused."""
+    case = next(case for case in CASES if case.name == "partial_attention-2x8:2x1x137x64-length-float16")
+    arguments = on(case, "npu")
+    masked = {choice.kernel: choice for choice in registry.explain("partial_attention", *arguments)}
+    assert not masked["fused_infer_masked"].ok and "finite" in masked["fused_infer_masked"].reason
+    with torch.npu.graph(torch.npu.NPUGraph()):
+        choices = registry.explain("partial_attention", *arguments)
+    assert next(choice.kernel for choice in choices if choice.chosen) == "fused_infer_masked"
+
+
 CAPTURED = [
     case
     for case in CASES
