@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -63,6 +65,8 @@ class Operator:
         self.schema = parsed
         self.reference = reference
         self.kernels: dict[str, list[Kernel]] = {}
+        self._names = [argument.name for argument in parsed.arguments]
+        self._defaults = {a.name: a.default_value for a in parsed.arguments if a.has_default_value()}
         self._same_arguments(reference)
         self._same_arguments(fake)
         qualified = f"{NAMESPACE}::{self.name}"
@@ -93,6 +97,29 @@ class Operator:
             return run
 
         return register
+
+    def kernel_by_name(
+        self, device_type: str, name: str, check: Callable[[Any], tuple[bool, str]] | None = None
+    ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+        """As `kernel`, for a function, and a check, of one thing that has all the operator's arguments by name."""
+
+        def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            @wraps(self.reference)
+            def run(*args: Any, **kwargs: Any) -> Any:
+                return function(self.arguments(args, kwargs))
+
+            def checked(*args: Any, **kwargs: Any) -> tuple[bool, str]:
+                return check(self.arguments(args, kwargs)) if check else _serves_everything()
+
+            run.by_name = function  # type: ignore[attr-defined]
+            self.kernel(device_type, name, checked)(run)
+            return function
+
+        return register
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimpleNamespace:
+        """A call's arguments by name, defaults included."""
+        return SimpleNamespace(**{**self._defaults, **dict(zip(self._names, args, strict=False)), **kwargs})
 
     def explain(self, *args: Any, **kwargs: Any) -> list[Choice]:
         """Every kernel for these arguments' device in the order tried, the reference last."""

@@ -69,7 +69,9 @@ def test_only_backends_name_devices(path: Path) -> None:
     """Operators may where they register a kernel for one: `operator.kernel("cuda", ...)`."""
     tree = tree_of(path)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and path.relative_to(ROOT).parts[0] == "ops"]
-    registered = {call.args[0] for call in calls if call.args and ast.unparse(call.func).endswith(".kernel")}
+    registered = {
+        call.args[0] for call in calls if call.args and ast.unparse(call.func).endswith((".kernel", ".kernel_by_name"))
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in registered:
             words = node.value.partition(":")[0]

@@ -4,11 +4,15 @@ Three ways, tried in this order: the inference operator with the lengths read by
 row must not see pushed out by an additive bias, which leaves the lengths on the card, so that a graph may be captured;
 and the training operator, the one that takes float32.
 
+A kernel and its check are given one thing, `a`, that has the operator's arguments by name; `reference` describes them.
+
 Where the vendor's documentation is silent on a case (a row that sees no key, the order of scale and bias), the call is
 arranged so that the answer does not matter.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -24,55 +28,34 @@ NOTHING = -1e30
 Outputs = tuple[torch.Tensor, torch.Tensor]
 
 
-def partial_fused(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    length: torch.Tensor | None = None,
-    scale: float | None = None,
-    causal: bool = False,
-) -> Outputs:
+def partial_fused(a: Any) -> Outputs:
     """The inference operator; waits for the lengths."""
+    query, key, value, bias, length = a.query, a.key, a.value, a.bias, a.length
     held = key.shape[2]
     lengths = None if length is None else _read(length, held)
     key, value = _whole(key, value)
     if key.shape[2] > held and lengths is None:
         lengths = [held] * key.shape[0]
-    return _fused(query, key, value, bias, length, lengths, scale, causal and query.shape[2] > 1, held)
+    return _fused(query, key, value, bias, length, lengths, a.scale, a.causal and query.shape[2] > 1, held)
 
 
-def partial_masked(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    length: torch.Tensor | None = None,
-    scale: float | None = None,
-    causal: bool = False,
-) -> Outputs:
+def partial_masked(a: Any) -> Outputs:
     """The inference operator for one query; the lengths stay on the card, so that a graph may be captured."""
+    query, key, value, bias, length = a.query, a.key, a.value, a.bias, a.length
     if length is not None:
         absent = torch.arange(key.shape[2], device=key.device) >= length[:, None]  # [B, C]
         hidden = torch.zeros(absent.shape, device=key.device).masked_fill(absent, float("-inf"))[:, None]
         bias = hidden.expand(-1, key.shape[1], -1) if bias is None else bias + hidden
     key, value = key.contiguous(), value.contiguous()
-    return _fused(query, key, value, bias, length, None, scale, False, key.shape[2])
+    return _fused(query, key, value, bias, length, None, a.scale, False, key.shape[2])
 
 
-def partial_fusion(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    length: torch.Tensor | None = None,
-    scale: float | None = None,
-    causal: bool = False,
-) -> Outputs:
+def partial_fusion(a: Any) -> Outputs:
     """The training operator, through a mask of queries by keys."""
+    query, key, value, bias, length = a.query, a.key, a.value, a.bias, a.length
     (batch, heads, queries, width), keys = query.shape, key.shape[2]
-    scale = width**-0.5 if scale is None else scale
-    seen = _seen(query, key, length, causal)  # [B, 1, S, C]
+    scale = width**-0.5 if a.scale is None else a.scale
+    seen = _seen(query, key, length, a.causal)  # [B, 1, S, C]
     present = seen.any(2)[..., None]
     key, value = (x.masked_fill(~present, 0).contiguous() for x in (key, value))  # what nobody sees may be NaN
     shift = None
@@ -86,83 +69,61 @@ def partial_fusion(
     return _without_blind(out, lse, seen.any(-1))
 
 
-def indexed_gathered(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    indices: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    scale: float | None = None,
-) -> Outputs:
+def indexed_gathered(a: Any) -> Outputs:
     """The named keys, copied together, and attention over them."""
-    rows = indices.clamp(min=0).long()
-    if bias is None:
-        bias = torch.zeros(indices.shape, dtype=torch.float32, device=indices.device)
+    rows = a.indices.clamp(min=0).long()
+    if a.bias is None:
+        bias = torch.zeros(a.indices.shape, dtype=torch.float32, device=a.indices.device)
     else:
-        bias = bias.gather(2, rows)
-    bias = bias.masked_fill(indices < 0, float("-inf"))
-    rows = rows[..., None].expand(-1, -1, -1, query.shape[-1])
-    return _over_copies(query, key.gather(2, rows), value.gather(2, rows), bias, scale)
+        bias = a.bias.gather(2, rows)
+    bias = bias.masked_fill(a.indices < 0, float("-inf"))
+    rows = rows[..., None].expand(-1, -1, -1, a.query.shape[-1])
+    return _over_copies(a.query, a.key.gather(2, rows), a.value.gather(2, rows), bias, a.scale)
 
 
-def paged_fused(
-    query: torch.Tensor,
-    key_pages: torch.Tensor,
-    value_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    length: torch.Tensor,
-    scale: float | None = None,
-) -> Outputs:
+def paged_fused(a: Any) -> Outputs:
     """The inference operator over the pages where they lie; all heads read the same pages."""
-    tokens, kv_heads = key_pages.shape[1:3]
-    table = block_table[:, 0] if block_table.dim() == 3 else block_table  # [B, N]
+    tokens, kv_heads = a.key_pages.shape[1:3]
+    table = a.block_table[:, 0] if a.block_table.dim() == 3 else a.block_table  # [B, N]
     positions = table.shape[1] * tokens
     absent = (table < 0).repeat_interleave(tokens, -1)
-    absent = absent | (torch.arange(positions, device=table.device) >= length[:, None])  # [B, N T]
-    lengths = [positions] * table.shape[0] if calls.capturing() else _read(length, positions)
-    hidden = torch.zeros(absent.shape, dtype=query.dtype, device=query.device).masked_fill(absent, HIDDEN)
+    absent = absent | (torch.arange(positions, device=table.device) >= a.length[:, None])  # [B, N T]
+    lengths = [positions] * table.shape[0] if calls.capturing() else _read(a.length, positions)
+    hidden = torch.zeros(absent.shape, dtype=a.query.dtype, device=a.query.device).masked_fill(absent, HIDDEN)
     out, lse = calls.fused_infer_paged_attention(
-        query.contiguous(),
-        key_pages.flatten(2),
-        value_pages.flatten(2),
-        hidden[:, None, None].expand(-1, query.shape[1], -1, -1).contiguous(),
+        a.query.contiguous(),
+        a.key_pages.flatten(2),
+        a.value_pages.flatten(2),
+        hidden[:, None, None].expand(-1, a.query.shape[1], -1, -1).contiguous(),
         table.clamp(min=0).contiguous(),
         lengths,
-        query.shape[1],
+        a.query.shape[1],
         kv_heads,
-        query.shape[-1] ** -0.5 if scale is None else scale,
+        a.query.shape[-1] ** -0.5 if a.scale is None else a.scale,
         tokens,
     )
     return _without_blind(out, lse[..., 0], ~absent.all(-1)[:, None, None])
 
 
-def paged_gathered(
-    query: torch.Tensor,
-    key_pages: torch.Tensor,
-    value_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    length: torch.Tensor,
-    scale: float | None = None,
-) -> Outputs:
+def paged_gathered(a: Any) -> Outputs:
     """Every head's own pages, copied together, and attention over them."""
-    tokens, kv_heads = key_pages.shape[1:3]
-    if block_table.dim() == 2:
-        block_table = block_table[:, None].expand(-1, kv_heads, -1)
-    pages, head = block_table.clamp(min=0).long(), torch.arange(kv_heads, device=block_table.device)[:, None]
-    key = key_pages[pages, :, head].flatten(2, 3)  # [B, Hkv, N, T, D] -> [B, Hkv, N T, D]
-    value = value_pages[pages, :, head].flatten(2, 3)
-    absent = (block_table < 0).repeat_interleave(tokens, -1)
-    absent = absent | (torch.arange(key.shape[2], device=key.device) >= length[:, None, None])  # [B, Hkv, N T]
+    tokens, kv_heads = a.key_pages.shape[1:3]
+    table = a.block_table[:, None].expand(-1, kv_heads, -1) if a.block_table.dim() == 2 else a.block_table
+    pages, head = table.clamp(min=0).long(), torch.arange(kv_heads, device=table.device)[:, None]
+    key = a.key_pages[pages, :, head].flatten(2, 3)  # [B, Hkv, N, T, D] -> [B, Hkv, N T, D]
+    value = a.value_pages[pages, :, head].flatten(2, 3)
+    absent = (table < 0).repeat_interleave(tokens, -1)
+    absent = absent | (torch.arange(key.shape[2], device=key.device) >= a.length[:, None, None])  # [B, Hkv, N T]
     bias = torch.zeros(absent.shape, device=key.device).masked_fill(absent, float("-inf"))
-    return _over_copies(query, key, value, bias, scale)
+    return _over_copies(a.query, key, value, bias, a.scale)
 
 
-def merge_updated(outs: torch.Tensor, lses: torch.Tensor) -> Outputs:
+def merge_updated(a: Any) -> Outputs:
     """npu_attention_update, in float32; partials that saw nothing weigh nothing."""
-    parts, width = outs.shape[0], outs.shape[-1]
-    weights = lses.float().clamp(min=NOTHING).reshape(parts, -1)
-    merged = calls.attention_update(list(weights.unbind()), list(outs.float().reshape(parts, -1, width).unbind()))
-    return merged.view(outs.shape[1:]).to(outs.dtype), lses.logsumexp(0)
+    parts, width = a.outs.shape[0], a.outs.shape[-1]
+    weights = a.lses.float().clamp(min=NOTHING).reshape(parts, -1)
+    merged = calls.attention_update(list(weights.unbind()), list(a.outs.float().reshape(parts, -1, width).unbind()))
+    return merged.view(a.outs.shape[1:]).to(a.outs.dtype), a.lses.logsumexp(0)
 
 
 def _over_copies(
@@ -170,7 +131,7 @@ def _over_copies(
 ) -> Outputs:
     """One query over keys copied together, all finite, some of them hidden by a bias of -inf."""
     if query.dtype is torch.float32:
-        return partial_fusion(query, key, value, bias, None, scale)
+        return partial_fusion(partial_attention.arguments((query, key, value, bias, None, scale), {}))
     return _fused(query, key, value, bias, None, None, scale, False, key.shape[2])
 
 
@@ -266,62 +227,31 @@ def _facts(query: torch.Tensor, kv_heads: int, keys: int, **more: object) -> leg
     return legality.Attention(query.dtype, batch, heads, kv_heads, queries, keys, width, **more)  # type: ignore[arg-type]
 
 
-def check_partial_fused(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    length: torch.Tensor | None = None,
-    scale: float | None = None,
-    causal: bool = False,
-) -> tuple[bool, str]:
-    if length is not None and calls.capturing():
+def check_partial_fused(a: Any) -> tuple[bool, str]:
+    if a.length is not None and calls.capturing():
         return False, "the host cannot read lengths while a graph is captured"
-    facts = _facts(query, key.shape[1], key.shape[2], bias="" if bias is None else "BNSS")
+    facts = _facts(a.query, a.key.shape[1], a.key.shape[2], bias="" if a.bias is None else "BNSS")
     return legality.check(legality.FUSED_INFER, facts)
 
 
-def check_partial_masked(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    length: torch.Tensor | None = None,
-    scale: float | None = None,
-    causal: bool = False,
-) -> tuple[bool, str]:
-    if query.shape[2] != 1:
-        return False, f"takes one query per head, got {query.shape[2]}"
-    if length is not None and not calls.capturing():
+def check_partial_masked(a: Any) -> tuple[bool, str]:
+    if a.query.shape[2] != 1:
+        return False, f"takes one query per head, got {a.query.shape[2]}"
+    if a.length is not None and not calls.capturing():
         return False, "with lengths it serves captured graphs: it reads what lies behind them, and must find it finite"
-    return legality.check(legality.FUSED_INFER, _facts(query, key.shape[1], key.shape[2], bias="BNSS"))
+    return legality.check(legality.FUSED_INFER, _facts(a.query, a.key.shape[1], a.key.shape[2], bias="BNSS"))
 
 
-def check_partial_fusion(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    length: torch.Tensor | None = None,
-    scale: float | None = None,
-    causal: bool = False,
-) -> tuple[bool, str]:
+def check_partial_fusion(a: Any) -> tuple[bool, str]:
     if calls.capturing():
         return False, "npu_fusion_attention cannot be captured (torch_npu 2.13.0, its documentation)"
     return legality.check(
-        legality.FUSION, _facts(query, key.shape[1], key.shape[2], bias="" if bias is None else "BNSS")
+        legality.FUSION, _facts(a.query, a.key.shape[1], a.key.shape[2], bias="" if a.bias is None else "BNSS")
     )
 
 
-def check_indexed(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    indices: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    scale: float | None = None,
-) -> tuple[bool, str]:
-    return _check_copies(query, key.shape[1], indices.shape[2])
+def check_indexed(a: Any) -> tuple[bool, str]:
+    return _check_copies(a.query, a.key.shape[1], a.indices.shape[2])
 
 
 def _check_copies(query: torch.Tensor, kv_heads: int, keys: int) -> tuple[bool, str]:
@@ -329,49 +259,39 @@ def _check_copies(query: torch.Tensor, kv_heads: int, keys: int) -> tuple[bool, 
     return legality.check(rules, _facts(query, kv_heads, keys, bias="BNSS"))
 
 
-def check_paged_fused(
-    query: torch.Tensor,
-    key_pages: torch.Tensor,
-    value_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    length: torch.Tensor,
-    scale: float | None = None,
-) -> tuple[bool, str]:
-    if block_table.dim() == 3 and block_table.shape[1] > 1:
+def check_paged_fused(a: Any) -> tuple[bool, str]:
+    if a.block_table.dim() == 3 and a.block_table.shape[1] > 1:
         return False, "takes one table for all heads, got one per head"
     facts = _facts(
-        query,
-        key_pages.shape[2],
-        block_table.shape[-1] * key_pages.shape[1],
+        a.query,
+        a.key_pages.shape[2],
+        a.block_table.shape[-1] * a.key_pages.shape[1],
         paged=True,
-        block_size=key_pages.shape[1],
-        page_elements=key_pages.numel(),
+        block_size=a.key_pages.shape[1],
+        page_elements=a.key_pages.numel(),
         bias="BNSS",
-        contiguous=key_pages.is_contiguous() and value_pages.is_contiguous(),
+        contiguous=a.key_pages.is_contiguous() and a.value_pages.is_contiguous(),
     )
     return legality.check(legality.FUSED_INFER, facts)
 
 
-def check_paged_gathered(
-    query: torch.Tensor,
-    key_pages: torch.Tensor,
-    value_pages: torch.Tensor,
-    block_table: torch.Tensor,
-    length: torch.Tensor,
-    scale: float | None = None,
-) -> tuple[bool, str]:
-    return _check_copies(query, key_pages.shape[2], block_table.shape[-1] * key_pages.shape[1])
+def check_paged_gathered(a: Any) -> tuple[bool, str]:
+    return _check_copies(a.query, a.key_pages.shape[2], a.block_table.shape[-1] * a.key_pages.shape[1])
+
+
+def check_merge(a: Any) -> tuple[bool, str]:
+    return legality.attention_update(a.outs, a.lses)
 
 
 def register() -> None:
     """The kernels in the order they are tried."""
-    partial_attention.kernel(calls.DEVICE, "fused_infer", check_partial_fused)(partial_fused)
-    partial_attention.kernel(calls.DEVICE, "fused_infer_masked", check_partial_masked)(partial_masked)
-    partial_attention.kernel(calls.DEVICE, "fusion", check_partial_fusion)(partial_fusion)
-    indexed_attention.kernel(calls.DEVICE, "gathered", check_indexed)(indexed_gathered)
-    paged_attention.kernel(calls.DEVICE, "fused_infer_paged", check_paged_fused)(paged_fused)
-    paged_attention.kernel(calls.DEVICE, "gathered", check_paged_gathered)(paged_gathered)
-    merge_partials.kernel(calls.DEVICE, "attention_update", legality.attention_update)(merge_updated)
+    partial_attention.kernel_by_name(calls.DEVICE, "fused_infer", check_partial_fused)(partial_fused)
+    partial_attention.kernel_by_name(calls.DEVICE, "fused_infer_masked", check_partial_masked)(partial_masked)
+    partial_attention.kernel_by_name(calls.DEVICE, "fusion", check_partial_fusion)(partial_fusion)
+    indexed_attention.kernel_by_name(calls.DEVICE, "gathered", check_indexed)(indexed_gathered)
+    paged_attention.kernel_by_name(calls.DEVICE, "fused_infer_paged", check_paged_fused)(paged_fused)
+    paged_attention.kernel_by_name(calls.DEVICE, "gathered", check_paged_gathered)(paged_gathered)
+    merge_partials.kernel_by_name(calls.DEVICE, "attention_update", check_merge)(merge_updated)
 
 
 register()

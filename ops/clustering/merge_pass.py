@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import wraps
+from typing import Any
+
 import torch
 
 from npukv.backends.ascend import calls, custom
@@ -35,57 +38,25 @@ def specification(
     return key_means, value_means, reference.merge_degrees(degrees, places, kept)
 
 
-def composed(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    degrees: torch.Tensor,
-    places: torch.Tensor,
-    chunks: int,
-    chunk: int,
-    merges: int,
-) -> Merged:
+def composed(a: Any) -> Merged:
     """The operator of one tensor, twice."""
-    kept = keys.shape[2] - merges
-    key_means, value_means = (operators.merge_centroids(x, degrees, places, kept) for x in (keys, values))
-    return key_means, value_means, reference.merge_degrees(degrees, places, kept)
+    kept = a.keys.shape[2] - a.merges
+    keys, values = (operators.merge_centroids(x, a.degrees, a.places, kept) for x in (a.keys, a.values))
+    return keys, values, reference.merge_degrees(a.degrees, a.places, kept)
 
 
-def in_one(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    degrees: torch.Tensor,
-    places: torch.Tensor,
-    chunks: int,
-    chunk: int,
-    merges: int,
-) -> Merged:
+def in_one(a: Any) -> Merged:
     """ops/ascendc's CentroidMerge: everything read and written once."""
-    return calls.centroid_merge(keys, values, degrees, places, chunks, chunk, merges)
+    return calls.centroid_merge(a.keys, a.values, a.degrees, a.places, a.chunks, a.chunk, a.merges)
 
 
-def check_in_one(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    degrees: torch.Tensor,
-    places: torch.Tensor,
-    chunks: int,
-    chunk: int,
-    merges: int,
-) -> tuple[bool, str]:
+def check_in_one(a: Any) -> tuple[bool, str]:
     ok, reason = custom.loaded()
-    return custom.centroid_merge(keys, values, degrees, chunk) if ok else (ok, reason)
+    return custom.centroid_merge(a.keys, a.values, a.degrees, a.chunk) if ok else (ok, reason)
 
 
-def _shape(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    degrees: torch.Tensor,
-    places: torch.Tensor,
-    chunks: int,
-    chunk: int,
-    merges: int,
-) -> Merged:
-    rows = (*keys.shape[:2], keys.shape[2] - merges)
+def _fake(keys: torch.Tensor, values: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, *plan: int) -> Merged:
+    rows = (*keys.shape[:2], keys.shape[2] - plan[2])
     return keys.new_empty(*rows, keys.shape[3]), values.new_empty(*rows, keys.shape[3]), degrees.new_empty(rows)
 
 
@@ -93,9 +64,9 @@ merge_pass = define(
     "npukv::merge_pass(Tensor keys, Tensor values, Tensor degrees, Tensor places, int chunks, int chunk, int merges) "
     "-> (Tensor, Tensor, Tensor)",
     reference=specification,
-    fake=_shape,
+    fake=wraps(specification)(_fake),
 )
-merge_pass.kernel("cpu", "composed")(composed)
-merge_pass.kernel("cuda", "composed")(composed)
-merge_pass.kernel(calls.DEVICE, "custom", check_in_one)(in_one)
-merge_pass.kernel(calls.DEVICE, "composed")(composed)
+merge_pass.kernel_by_name("cpu", "composed")(composed)
+merge_pass.kernel_by_name("cuda", "composed")(composed)
+merge_pass.kernel_by_name(calls.DEVICE, "custom", check_in_one)(in_one)
+merge_pass.kernel_by_name(calls.DEVICE, "composed")(composed)

@@ -5,6 +5,8 @@ The vector units of arch 2201 count no bits, and their And takes 16-bit numbers 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from npukv.backends.ascend import calls, legality
@@ -17,7 +19,11 @@ CHUNK = 32768
 EXACT = 2048
 
 
-def encode_packed(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def encode_packed(a: Any) -> torch.Tensor:
+    return _encoded(a.x, a.weights)
+
+
+def _encoded(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Projection in float32, then the vendor's packing of signs."""
     batch, heads, tokens, width = x.shape
     kv_heads, _, bits = weights.shape
@@ -28,42 +34,29 @@ def encode_packed(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return packed.view(-1).view(torch.int32).bitwise_not().view(batch, heads, tokens, bits // 32)
 
 
-def append_packed(
-    key: torch.Tensor,
-    value: torch.Tensor,
-    weights: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    codes: torch.Tensor,
-    length: torch.Tensor,
-) -> None:
+def append_packed(a: Any) -> None:
     """Encode, then write all three at `length`."""
-    batch, heads, tokens, _ = key.shape
-    place = length.long()[:, None] + torch.arange(tokens, device=key.device)  # [B, S]
+    batch, heads, tokens, _ = a.key.shape
+    place = a.length.long()[:, None] + torch.arange(tokens, device=a.key.device)  # [B, S]
     place = place[:, None, :, None].expand(batch, heads, tokens, 1)
-    for held, new in ((keys, key), (values, value), (codes, encode_packed(key, weights))):
+    for held, new in ((a.keys, a.key), (a.values, a.value), (a.codes, _encoded(a.key, a.weights))):
         held.scatter_(2, place.expand(-1, -1, -1, new.shape[-1]), new.to(held.dtype))
 
 
-def step_packed(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    weights: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    codes: torch.Tensor,
-    length: torch.Tensor,
-) -> torch.Tensor:
-    append_packed(key, value, weights, keys, values, codes, length)
-    return encode_packed(query, weights)
+def step_packed(a: Any) -> torch.Tensor:
+    append_packed(a)
+    return _encoded(a.query, a.weights)
 
 
-def scores_multiplied(
+def scores_multiplied(a: Any) -> torch.Tensor:
+    return _scores(a.query_codes, a.key_codes, a.length, a.start)
+
+
+def _scores(
     query_codes: torch.Tensor,
     key_codes: torch.Tensor,
-    length: torch.Tensor | None = None,
-    start: torch.Tensor | None = None,
+    length: torch.Tensor | None,
+    start: torch.Tensor | None,
 ) -> torch.Tensor:
     """(G r - (sum_g q_g) . k) / 2 with codes of +1 and -1, as many keys at a time as fit."""
     batch, kv_heads, keys, words = key_codes.shape
@@ -84,40 +77,33 @@ def scores_multiplied(
     return scores
 
 
-def select_multiplied(
-    query_codes: torch.Tensor,
-    key_codes: torch.Tensor,
-    length: torch.Tensor,
-    budget: int,
-    sink: int,
-    recent: int,
-    start: torch.Tensor | None = None,
-) -> torch.Tensor:
-    scores = scores_multiplied(query_codes, key_codes, length, start)
-    return select_top_k(scores, length, budget, sink, recent, start)
+def select_multiplied(a: Any) -> torch.Tensor:
+    scores = _scores(a.query_codes, a.key_codes, a.length, a.start)
+    return select_top_k(scores, a.length, a.budget, a.sink, a.recent, a.start)
 
 
-def check_encode(x: torch.Tensor, weights: torch.Tensor) -> tuple[bool, str]:
-    bits = x.numel() // x.shape[-1] * weights.shape[-1]
-    return legality.sign_bits_pack(torch.float32, bits)
+def _packs(x: torch.Tensor, weights: torch.Tensor) -> tuple[bool, str]:
+    return legality.sign_bits_pack(torch.float32, x.numel() // x.shape[-1] * weights.shape[-1])
 
 
-def check_append(
-    key: torch.Tensor, value: torch.Tensor, weights: torch.Tensor, *held: torch.Tensor
-) -> tuple[bool, str]:
-    return check_encode(key, weights)
+def check_encode(a: Any) -> tuple[bool, str]:
+    return _packs(a.x, a.weights)
 
 
-def check_step(query: torch.Tensor, key: torch.Tensor, *rest: torch.Tensor) -> tuple[bool, str]:
-    return check_encode(query, rest[1])
+def check_append(a: Any) -> tuple[bool, str]:
+    return _packs(a.key, a.weights)
+
+
+def check_step(a: Any) -> tuple[bool, str]:
+    return _packs(a.query, a.weights)
 
 
 def register() -> None:
-    hash_encode.kernel(calls.DEVICE, "sign_bits_pack", check_encode)(encode_packed)
-    hash_append.kernel(calls.DEVICE, "sign_bits_pack", check_append)(append_packed)
-    hash_step.kernel(calls.DEVICE, "sign_bits_pack", check_step)(step_packed)
-    hamming_scores.kernel(calls.DEVICE, "signs_matmul")(scores_multiplied)
-    hamming_select.kernel(calls.DEVICE, "signs_matmul")(select_multiplied)
+    hash_encode.kernel_by_name(calls.DEVICE, "sign_bits_pack", check_encode)(encode_packed)
+    hash_append.kernel_by_name(calls.DEVICE, "sign_bits_pack", check_append)(append_packed)
+    hash_step.kernel_by_name(calls.DEVICE, "sign_bits_pack", check_step)(step_packed)
+    hamming_scores.kernel_by_name(calls.DEVICE, "signs_matmul")(scores_multiplied)
+    hamming_select.kernel_by_name(calls.DEVICE, "signs_matmul")(select_multiplied)
 
 
 register()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import wraps
+from typing import Any
+
 import torch
 
 from npukv.backends.ascend import calls, custom
@@ -30,52 +33,24 @@ def specification(
     return reference.select_blocks(scores, length, blocks, sink_blocks, recent_blocks)
 
 
-def composed(
-    query_codes: torch.Tensor,
-    key_codes: torch.Tensor,
-    length: torch.Tensor,
-    blocks: int,
-    sink_blocks: int,
-    recent_blocks: int,
-) -> torch.Tensor:
+def composed(a: Any) -> torch.Tensor:
     """The two operators, one after the other."""
-    scores = operators.hamming_scores(query_codes, key_codes, length)
-    largest = query_codes.shape[1] // key_codes.shape[1] * 32 * key_codes.shape[3]
-    return operators.select_blocks(scores, length, blocks, sink_blocks, recent_blocks, largest)
+    scores = operators.hamming_scores(a.query_codes, a.key_codes, a.length)
+    largest = a.query_codes.shape[1] // a.key_codes.shape[1] * 32 * a.key_codes.shape[3]
+    return operators.select_blocks(scores, a.length, a.blocks, a.sink_blocks, a.recent_blocks, largest)
 
 
-def in_one(
-    query_codes: torch.Tensor,
-    key_codes: torch.Tensor,
-    length: torch.Tensor,
-    blocks: int,
-    sink_blocks: int,
-    recent_blocks: int,
-) -> torch.Tensor:
+def in_one(a: Any) -> torch.Tensor:
     """ops/ascendc's HammingBlocks: one launch on all vector cores."""
-    return calls.hamming_blocks(query_codes, key_codes, length, blocks, sink_blocks, recent_blocks)
+    return calls.hamming_blocks(a.query_codes, a.key_codes, a.length, a.blocks, a.sink_blocks, a.recent_blocks)
 
 
-def check_in_one(
-    query_codes: torch.Tensor,
-    key_codes: torch.Tensor,
-    length: torch.Tensor,
-    blocks: int,
-    sink_blocks: int,
-    recent_blocks: int,
-) -> tuple[bool, str]:
+def check_in_one(a: Any) -> tuple[bool, str]:
     ok, reason = custom.loaded()
-    return custom.hamming_blocks(query_codes, key_codes, blocks) if ok else (ok, reason)
+    return custom.hamming_blocks(a.query_codes, a.key_codes, a.blocks) if ok else (ok, reason)
 
 
-def _shape(
-    query_codes: torch.Tensor,
-    key_codes: torch.Tensor,
-    length: torch.Tensor,
-    blocks: int,
-    sink_blocks: int,
-    recent_blocks: int,
-) -> torch.Tensor:
+def _fake(query_codes: torch.Tensor, key_codes: torch.Tensor, length: torch.Tensor, blocks: int, *rest: int) -> Any:
     return key_codes.new_empty(*key_codes.shape[:2], blocks)
 
 
@@ -83,9 +58,9 @@ hamming_blocks = define(
     "npukv::hamming_blocks(Tensor query_codes, Tensor key_codes, Tensor length, int blocks, int sink_blocks, "
     "int recent_blocks) -> Tensor",
     reference=specification,
-    fake=_shape,
+    fake=wraps(specification)(_fake),
 )
-hamming_blocks.kernel("cpu", "composed")(composed)
-hamming_blocks.kernel("cuda", "composed")(composed)
-hamming_blocks.kernel(calls.DEVICE, "custom", check_in_one)(in_one)
-hamming_blocks.kernel(calls.DEVICE, "composed")(composed)
+hamming_blocks.kernel_by_name("cpu", "composed")(composed)
+hamming_blocks.kernel_by_name("cuda", "composed")(composed)
+hamming_blocks.kernel_by_name(calls.DEVICE, "custom", check_in_one)(in_one)
+hamming_blocks.kernel_by_name(calls.DEVICE, "composed")(composed)

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from npukv.backends.ascend import calls, legality
 from npukv.ops.products.operators import grouped_linear, quantise_rows, scaled_product
 
 
-def quantise_dynamic(x: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    return calls.dynamic_quant(x.contiguous())
+def quantise_dynamic(a: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return calls.dynamic_quant(a.x.contiguous())
 
 
-def product_quant(
-    codes: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, dtype: torch.dtype
-) -> torch.Tensor:
-    return calls.quant_matmul(codes.contiguous(), weight.t(), weight_scale, scale, dtype)
+def product_quant(a: Any) -> torch.Tensor:
+    return calls.quant_matmul(a.codes.contiguous(), a.weight.t(), a.weight_scale, a.scale, a.dtype)
 
 
-def check_quantise(x: torch.Tensor, kind: torch.dtype) -> tuple[bool, str]:
-    return legality.dynamic_quant(x, kind)
+def check_quantise(a: Any) -> tuple[bool, str]:
+    return legality.dynamic_quant(a.x, a.kind)
 
 
-def check_product(
-    codes: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, dtype: torch.dtype
-) -> tuple[bool, str]:
-    return legality.quant_matmul(codes, weight, scale, weight_scale, dtype)
+def check_product(a: Any) -> tuple[bool, str]:
+    return legality.quant_matmul(a.codes, a.weight, a.scale, a.weight_scale, a.dtype)
 
 
-def grouped_matmul(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    return calls.grouped_matmul([x.contiguous()], [weight.transpose(1, 2)], ends.long())
+def grouped_matmul(a: Any) -> torch.Tensor:
+    return calls.grouped_matmul([a.x.contiguous()], [a.weight.transpose(1, 2)], a.ends.long())
 
 
-def check_grouped(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> tuple[bool, str]:
-    return legality.grouped_matmul(x, weight)
+def check_grouped(a: Any) -> tuple[bool, str]:
+    return legality.grouped_matmul(a.x, a.weight)
 
 
 def register() -> None:
-    quantise_rows.kernel(calls.DEVICE, "dynamic_quant", check_quantise)(quantise_dynamic)
-    scaled_product.kernel(calls.DEVICE, "quant_matmul", check_product)(product_quant)
-    grouped_linear.kernel(calls.DEVICE, "grouped_matmul", check_grouped)(grouped_matmul)
+    quantise_rows.kernel_by_name(calls.DEVICE, "dynamic_quant", check_quantise)(quantise_dynamic)
+    scaled_product.kernel_by_name(calls.DEVICE, "quant_matmul", check_product)(product_quant)
+    grouped_linear.kernel_by_name(calls.DEVICE, "grouped_matmul", check_grouped)(grouped_matmul)
 
 
 register()

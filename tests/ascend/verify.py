@@ -156,11 +156,11 @@ def calling_the_vendor() -> list[str]:
         mine = [part for part in inner if getattr(part, "__module__", "") == function.__module__]
         return any(reaches(part, seen) for part in mine if hasattr(part, "__code__"))
 
-    return [
-        name
-        for name, named in registered().items()
-        if any(reaches(kernel.run, set()) for kernel in registry._operators[name].kernels.get(calls.DEVICE, []))
-    ]
+    def runs(name: str) -> list[Any]:
+        kernels = registry._operators[name].kernels.get(calls.DEVICE, [])
+        return [getattr(kernel.run, "by_name", kernel.run) for kernel in kernels]
+
+    return [name for name in registered() if any(reaches(run, set()) for run in runs(name))]
 
 
 def vendor_rung() -> Rung:

@@ -118,6 +118,19 @@ def test_torch_accepts_the_operators(operator: registry.Operator, appending: reg
     torch.library.opcheck(appending.overload, (torch.randn(2, 3), torch.zeros(2, 10), 4))
 
 
+def test_a_kernel_may_take_its_arguments_by_name(operator: registry.Operator) -> None:
+    @operator.kernel_by_name("cpu", "small", lambda a: (a.shift is None, f"got {a.shift}"))
+    def small(a: Any) -> torch.Tensor:
+        return a.x * a.factor + 100
+
+    one = torch.ones(2)
+    assert operator(one).tolist() == [102, 102]
+    assert operator(one, factor=3.0).tolist() == [103, 103]
+    assert operator(x=one, shift=one, factor=4.0).tolist() == [5, 5]
+    served, refused = (operator.explain(one, shift)[0] for shift in (None, "much"))
+    assert served.ok and not refused.ok and refused.reason == "got much"
+
+
 def test_opcheck_sees_a_kernel_that_writes_where_the_schema_says_it_does_not() -> None:
     def wrong(x: torch.Tensor, shift: torch.Tensor | None = None, factor: float = 2.0) -> torch.Tensor:
         return x.mul_(factor).clone()
