@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from tests.ascendc.card import Operator, Refused, RuleBroken
+import torch
+
+from tests.ascendc.card import Operator, Refused, RuleBroken, Spec, build, kernel_of
+
+Case = Callable[[Operator], None]
 
 
 class Mismatch(Exception):
@@ -26,7 +31,7 @@ class Mutation:
         return source.replace(self.old, self.new)
 
 
-def noticed(operator: Operator, cases: list[Callable[[Operator], None]]) -> str:
+def noticed(operator: Operator, cases: Sequence[Case]) -> str:
     """How the first case that notices the bug does; "" when none does."""
     for case in cases:
         try:
@@ -34,3 +39,15 @@ def noticed(operator: Operator, cases: list[Callable[[Operator], None]]) -> str:
         except (Mismatch, RuleBroken, Refused) as error:
             return f"{type(error).__name__}: {error}"
     return ""
+
+
+def unnoticed(spec: Spec, mutations: Sequence[Mutation], cases: Sequence[Case], folder: Path) -> list[str]:
+    """Names of the bugs that no case notices; all versions are built into one library in the folder."""
+    source = kernel_of(spec)
+    versions = build(folder, spec, [mutation.plant(source) for mutation in mutations])
+    quiet = []
+    for mutation, version in zip(mutations, versions, strict=True):
+        torch.manual_seed(1)
+        if not noticed(version, cases):
+            quiet.append(mutation.name)
+    return quiet
