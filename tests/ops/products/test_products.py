@@ -152,3 +152,33 @@ def test_what_a_card_refuses_has_a_reason() -> None:
     ok, reason = native.check_cuda(codes, torch.ones(20), codes, torch.ones(20), torch.bfloat16)
     assert not ok and "multiples of 8" in reason
     assert explain("scaled_product", codes, torch.ones(20), codes, torch.ones(20), torch.bfloat16)[0].chosen
+
+
+needs_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+
+
+@needs_card
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 16, 33, 300])
+def test_on_a_card(kind: torch.dtype, rows: int) -> None:
+    if kind != torch.int8 and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this card multiplies no float8")
+    host = quantised(rows, 256, 64, kind, seed=rows)
+    placed = [part.cuda() for part in host]
+    assert explain("scaled_product", *placed, torch.bfloat16)[0].chosen
+    exact = reference.scaled_product(host[0], host[1].double(), host[2], host[3].double(), torch.float64)
+    for function in (scaled_product, torch.compile(scaled_product)):
+        got = function(*placed, torch.bfloat16).cpu().double()
+        assert ((got - exact).abs() <= 0.02 * exact.abs().max()).all()
+    codes, scale = quantise_rows(normal(rows, 256, seed=rows).cuda(), kind)
+    assert torch.equal(codes.cpu().float(), host[0].float()) and torch.equal(scale.cpu(), host[1])
+
+
+@needs_card
+def test_groups_on_a_card() -> None:
+    ends = torch.tensor([0, 40, 41, 41, 200], dtype=torch.int32)
+    x, weight = normal(200, 64, seed=1).bfloat16(), (normal(5, 96, 64, seed=2) / 8).bfloat16()
+    assert explain("grouped_linear", x.cuda(), weight.cuda(), ends.cuda())[0].chosen
+    exact = reference.grouped_linear(x.double(), weight.double(), ends)
+    got = grouped_linear(x.cuda(), weight.cuda(), ends.cuda()).cpu().double()
+    assert ((got - exact).abs() <= 0.02 * exact.abs().max()).all()
