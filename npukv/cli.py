@@ -49,10 +49,11 @@ Index = Annotated[
     Path | None, typer.Option(help="Directory that keeps what is made of a text once.", show_default="that of --run")
 ]
 Mode = Annotated[
-    str, typer.Option(help="exact scores all segments; sketch and bm25 only those a cheaper look finds promising.")
+    str,
+    typer.Option(help="exact scores all segments; sketch, bm25 and 8bit only those a cheaper look finds promising."),
 ]
 Forward = Annotated[str, typer.Option(help="How the model reads: auto, plain, fused (compiled blocks) or 8bit.")]
-Shortlist = Annotated[str, typer.Option(help="How many segments sketch and bm25 score: a share (1%) or a number.")]
+Shortlist = Annotated[str, typer.Option(help="How many segments the other modes score: a share (1%) or a number.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Greatest length of the answer.")]
 
 _MEASURE = "certainty+question"
@@ -184,7 +185,7 @@ def score(
     from npukv.relevance.plot import check_plot
     from npukv.relevance.score import as_tokens, gather_batches, stream_scores
     from npukv.relevance.scores import Scores
-    from npukv.relevance.shortlist import shortlist as find_shortlist
+    from npukv.relevance.shortlist import shortlists
 
     wanted = parse_keep(keep or KEEP)
     if plot is not None:
@@ -204,16 +205,16 @@ def score(
             horizon=horizon,
             answer_prefix=answer_prefix,
         )
-        only = find_shortlist(lm, plan, mode, shortlist, ranks=ranks, progress=progress)
         options: dict[str, Any] = {
             "run": run,
             "batch": batch,
             "progress": progress,
-            "only": only,
             "forward": forward,
             "ranks": ranks,
         }
-        stream = stream_scores(lm, plan, **options)
+        lists = shortlists(lm, plan, mode, shortlist, measure=measure, **options)
+        only = lists[0] if lists else None
+        stream = stream_scores(lm, plan, only=only, **options)
         if ranks.size > 1:  # streaming is for one process; several are gathered
             count = len(plan.segments) if only is None else len(only)
             stream = iter(gather_batches(plan, list(stream), count, progress, ranks))
