@@ -23,6 +23,7 @@ from npukv.parallel.ranks import ALONE, Ranks
 from npukv.parallel.share import shares
 from npukv.parallel.tokens import explained
 from npukv.prompt import Prompt
+from npukv.relevance.batches import batch_size
 from npukv.relevance.cut import Segment, Windows
 from npukv.relevance.fast_forward import FastForward, choose_forward
 from npukv.relevance.journal import fingerprint
@@ -129,13 +130,13 @@ def open_sketch(
         share = shares([1] * len(missing), ranks.size)[ranks.rank] if folder is not None else range(len(missing))
         work = len(missing) * PART * WINDOW * (sketch.layer + 1) // layers_of(lm)
         reading = choose_forward(lm, forward, work) if missing else None
-        if reading is not None and ranks.size > 1:
-            rows = max(1, lm.device.batch_tokens // WINDOW)
+        rows = ranks.agree(batch_size(lm, WINDOW + 1, 1), "share the sketch's batches")
+        if reading is not None and ranks.size > 1:  # kernels differ in the last bits, too
             reading.settle(ranks.agree(reading.kernel(rows, WINDOW) if ranks.first else "", "choose a kernel"))
         writing: list[Future[None]] = []
         for done, i in enumerate(share):
             part = missing[i]
-            sketch.parts[part] = _build_part(lm, tokens, sketch, part, reading)
+            sketch.parts[part] = _build_part(lm, tokens, sketch, part, rows, reading)
             if folder is not None:
                 writing.append(writers.submit(_write, sketch, part))
             ranks.note((done + 1) * PART * WINDOW, last=True)
@@ -196,14 +197,13 @@ def layers_of(lm: LanguageModel) -> int:
 
 
 def _build_part(
-    lm: LanguageModel, tokens: Tokens, sketch: Sketch, part: int, reading: FastForward | None = None
+    lm: LanguageModel, tokens: Tokens, sketch: Sketch, part: int, rows: int, reading: FastForward | None = None
 ) -> torch.Tensor:
-    """Codes uint8 [tokens of the part, Hkv, BITS / 8]."""
+    """Codes uint8 [tokens of the part, Hkv, BITS / 8], read `rows` windows at a time."""
     start = part * PART * WINDOW
     ids = np.asarray(tokens.ids[start : start + PART * WINDOW])
     whole = len(ids) // WINDOW * WINDOW
     pieces = []
-    rows = max(1, lm.device.batch_tokens // WINDOW)
     for at in range(0, whole, rows * WINDOW):
         window = ids[at : min(at + rows * WINDOW, whole)].reshape(-1, WINDOW)
         if reading is None:

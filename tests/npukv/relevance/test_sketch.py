@@ -133,11 +133,11 @@ def test_a_killed_build_goes_on(deep: Any, text: str, tmp_path: Path, monkeypatc
     tokens = open_tokens(deep.tokenizer, text, tmp_path)
     real, built = module._build_part, []
 
-    def dying(lm: Any, tokens: Any, sketch: Any, part: int, reading: Any = None) -> Any:
+    def dying(lm: Any, tokens: Any, sketch: Any, part: int, *rest: Any) -> Any:
         if len(built) == 3:
             raise KeyboardInterrupt
         built.append(part)
-        return real(lm, tokens, sketch, part)
+        return real(lm, tokens, sketch, part, *rest)
 
     monkeypatch.setattr(module, "_build_part", dying)
     with pytest.raises(KeyboardInterrupt):
