@@ -119,7 +119,8 @@ class Wide:
                 text = self._fill(fact, rng.choice(former))
             else:
                 text = make(rng, fact)
-            text = text[:1].upper() + text[1:] if rng.random() < 0.9 else text
+            if rng.random() < 0.9 and not text.startswith(fact.value):  # an answer keeps its letters
+                text = text[:1].upper() + text[1:]
             if not any(form in text.lower() for form in held):
                 return text
         return own[name.rpartition("_")[2]]
