@@ -36,7 +36,9 @@ DeviceName = Annotated[str, typer.Option("--device", help="auto, npu, cuda or cp
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="the device's fastest")]
 SegmentLength = Annotated[int | None, typer.Option("--segment", help="Tokens per segment.", show_default="context / 5")]
 Overlap = Annotated[int | None, typer.Option(help="Tokens two segments share.", show_default="segment / 6")]
-Measure = Annotated[str, typer.Option(help="certainty+question, certainty, question, or first (XL3M's own).")]
+Measure = Annotated[
+    str, typer.Option(help="certainty+question, capped+question, certainty, question, or first (XL3M's own).")
+]
 Horizon = Annotated[int | None, typer.Option(help="Tokens to look ahead.", show_default="by measure")]
 AnswerPrefix = Annotated[str, typer.Option(help="Words the answer is made to begin with.")]
 Run = Annotated[Path | None, typer.Option(help="Directory that keeps the scores; an interrupted run resumes from it.")]
