@@ -13,18 +13,31 @@ ATTRIBUTES = {
             "registration number", "serial number", "code number", "ticket number", "house number", "secret code",
             "telephone number", "reference number", "membership number", "winning number", "number", "case number",
         ),
-        "held-out": ("badge number", "private number", "ledger number", "order number", "special code"),
+        "held-out": (
+        "routing code",
+        "census figure",
+        "invoice number",
+        "catalogue code",
+    ),
     },
     "pass key": {
         "train": ("pass key", "passkey", "access key", "entry code", "pass code", "key code", "password", "door code"),
-        "held-out": ("access code", "secret pass key", "entry key", "gate code"),
+        "held-out": (
+        "vault key",
+        "login password",
+        "gate passcode",
+    ),
     },
     "word": {
         "train": (
             "favourite word", "secret word", "magic word", "chosen word", "lucky word", "last word", "password",
             "nickname", "code word", "motto", "favourite thing", "favourite subject", "trade", "code name", "sign",
         ),
-        "held-out": ("private word", "best word", "special word", "secret name", "favourite name"),
+        "held-out": (
+        "signal word",
+        "pet name",
+        "trade term",
+    ),
     },
 }  # fmt: skip
 
@@ -40,9 +53,15 @@ STATEMENTS = {
         "It is well known that {v} is the {a} of {k}.", "Now the {a} of {k}, if you must know, is {v}.",
     ),
     "held-out": (
-        "It turned out that the {a} of {k} is {v}.", "Be assured that {v} is the {a} for {k}.",
-        "The {a} entered beside {k} is {v}.", "By common consent the {a} for {k} is {v}.",
-        "The {a} of {k}, I remember, is {v}.", "Even today the {a} for {k} remains {v}.",
+        "{K} has been given the {a} {v}.",
+        "According to the clerk, the {a} of {k} was {v}.",
+        "Anyone asking about {k} should be told that its {a} is {v}.",
+        "They settled on {v} as the {a} for {k}.",
+        "In the ledger, beside the entry for {k}, the {a} reads {v}.",
+        "Please remember that {v} is the {a} that belongs to {k}.",
+        "{K} goes by the {a} {v}.",
+        "As far as {k} is concerned, the correct {a} is {v}.",
+        "When the list was drawn up, {k} received {v} as its {a}.",
     ),
 }  # fmt: skip
 
@@ -55,14 +74,23 @@ QUESTIONS = {
         "What does the text give as the {a} of {k}?", "{K} has which {a}?", "What is the {a} that belongs to {k}?",
     ),
     "held-out": (
-        "Kindly give the {a} for {k}.", "From this account, what is the {a} of {k}?", "Which one is the {a} for {k}?",
-        "Would you look up the {a} of {k}?", "What is the {a} listed for {k}?",
+        "Which {a} was given to {k}?",
+        "Can you tell me the {a} of {k}?",
+        "According to the text, what {a} does {k} have?",
+        "Please state the {a} that belongs to {k}.",
+        "If someone asked about {k}, what would you say its {a} is?",
+        "Find the {a} mentioned in connection with {k}.",
+        "Do you remember which {a} goes with {k}?",
     ),
 }  # fmt: skip
 
 PREFIXES = {
     "train": ("The {a} for {k} is", "The {a} of {k} is", "It is", "The {a} is", "According to the text, it is"),
-    "held-out": ("The {a} for {k}, as I read, is", "The reply is that the {a} of {k} is"),
+    "held-out": (
+        "According to the text, the {a} for {k} is",
+        "The {a} given to {k} was",
+        "For {k}, the {a} mentioned is",
+    ),
 }
 
 # Pass keys without a key: a text has only one.
@@ -73,8 +101,10 @@ LONE_STATEMENTS = {
         "He whispered that the {a} was {v}.", "Note: the {a} is {v}.", "Keep it to yourself: the {a} is {v}.",
     ),
     "held-out": (
-        "Bear in mind that the {a} is {v}.", "The {a}, they told us, is {v}.", "From today the {a} is {v}.",
-        "Whoever asks, the {a} is {v}.",
+        "They finally agreed that {v} would be the {a}.",
+        "On the back of the envelope someone had written the {a}, {v}.",
+        "From this day on, {v} is to serve as the {a}.",
+        "You will be asked for the {a}, and the right answer is {v}.",
     ),
 }  # fmt: skip
 
@@ -83,12 +113,19 @@ LONE_QUESTIONS = {
         "What is the {a}?", "What was the {a}?", "Tell me the {a}.", "What is the {a} mentioned in the text?",
         "Do you know the {a}?", "Which {a} is given?", "What does the text say the {a} is?", "Give the {a}.",
     ),
-    "held-out": ("Kindly give the {a}.", "From this account, what is the {a}?", "Would you look up the {a}?"),
+    "held-out": (
+        "Which {a} is mentioned in the text?",
+        "Please tell me the {a} that was given earlier.",
+        "Can you recall what the {a} was?",
+    ),
 }  # fmt: skip
 
 LONE_PREFIXES = {
     "train": ("The {a} is", "It is", "According to the text, the {a} is"),
-    "held-out": ("The {a}, as I read, is", "The reply is that the {a} is"),
+    "held-out": (
+        "The {a} mentioned in the text is",
+        "As stated earlier, the {a} was",
+    ),
 }
 
 # base, third person, past, participle
@@ -99,7 +136,11 @@ VERBS = {
         ("lock", "locks", "locked", "locked"), ("lay", "lays", "laid", "laid"),
         ("guard", "guards", "guarded", "guarded"),
     ),
-    "held-out": (("place", "places", "placed", "placed"), ("drop", "drops", "dropped", "dropped")),
+    "held-out": (
+        ("stash", "stashes", "stashed", "stashed"),
+        ("stow", "stows", "stowed", "stowed"),
+        ("tuck", "tucks", "tucked", "tucked"),
+    ),
 }  # fmt: skip
 
 PLACE_STATEMENTS = {
@@ -112,8 +153,12 @@ PLACE_STATEMENTS = {
         "Nobody knew that {K} {past} the {t} in the {p}.", "{K} {past} the {t} carefully in the old {p}.",
     ),
     "held-out": (
-        "It is certain that {K} {third} the {t} in the {p}.", "Early one morning {K} {past} the {t} in the {p}.",
-        "We watched as {K} {past} the {t} in the {p}.", "The {t}, which {K} {past} in the {p}, was heavy.",
+        "Before supper, {K} {past} the {t} in the {p}.",
+        "Every evening {K} {third} the {t} in the {p}.",
+        "It was in the {p} that {K} {past} the {t}.",
+        "Nobody else knew that {K} had {participle} the {t} in the {p}.",
+        "To be on the safe side, {K} decided to {base} the {t} in the {p}.",
+        "As for the {t}, {K} {past} it in the {p}.",
     ),
 }  # fmt: skip
 
@@ -125,14 +170,19 @@ PLACE_QUESTIONS = {
         "According to the text, where did {K} {base} the {t}?", "Where was the {t} {participle} by {K}?",
     ),
     "held-out": (
-        "Would you say where {K} {third} the {t}?", "Where in the world did {K} {base} the {t}?",
-        "From this account, where does {K} {base} the {t}?",
+        "In which place was the {t} {participle} by {K}?",
+        "Can you tell me where {K} {past} the {t}?",
+        "What place did {K} choose to {base} the {t} in?",
+        "Name the place where the {t} was {participle} by {K}.",
     ),
 }  # fmt: skip
 
 PLACE_PREFIXES = {
     "train": ("{K} {third} the {t} in the", "{K} {past} the {t} in the", "In the", "It is in the", "The {t} is in the"),
-    "held-out": ("I read that {K} {past} the {t} in the", "The reply is the"),
+    "held-out": (
+        "According to the text, the {t} was {participle} by {K} in the",
+        "The place where {K} {past} the {t} was the",
+    ),
 }
 
 # Sentences that repeat a question's words and hold no answer to it.
