@@ -18,37 +18,79 @@ from npukv.evaluation.facts import Fact
 # Held-out forms of earlier versions, which were looked at; those still held out are not used.
 FORMER = {
     "STATEMENTS": (
+        "{K} has been given the {a} {v}.", "According to the clerk, the {a} of {k} was {v}.", "Anyone asking about {k} should be told that its {a} is {v}.", "They settled on {v} as the {a} for {k}.", "In the ledger, beside the entry for {k}, the {a} reads {v}.", "Please remember that {v} is the {a} that belongs to {k}.", "{K} goes by the {a} {v}.", "As far as {k} is concerned, the correct {a} is {v}.", "When the list was drawn up, {k} received {v} as its {a}.",
         "It turned out that the {a} of {k} is {v}.", "Be assured that {v} is the {a} for {k}.",
         "The {a} entered beside {k} is {v}.", "By common consent the {a} for {k} is {v}.",
         "The {a} of {k}, I remember, is {v}.", "Even today the {a} for {k} remains {v}.",
     ),
     "QUESTIONS": (
+        "Which {a} was given to {k}?", "Can you tell me the {a} of {k}?", "According to the text, what {a} does {k} have?", "Please state the {a} that belongs to {k}.", "If someone asked about {k}, what would you say its {a} is?", "Find the {a} mentioned in connection with {k}.", "Do you remember which {a} goes with {k}?",
         "Kindly give the {a} for {k}.", "From this account, what is the {a} of {k}?", "Which one is the {a} for {k}?",
         "Would you look up the {a} of {k}?", "What is the {a} listed for {k}?",
     ),
     "LONE_STATEMENTS": (
+        "They finally agreed that {v} would be the {a}.", "On the back of the envelope someone had written the {a}, {v}.", "From this day on, {v} is to serve as the {a}.", "You will be asked for the {a}, and the right answer is {v}.",
         "Bear in mind that the {a} is {v}.", "The {a}, they told us, is {v}.", "From today the {a} is {v}.",
         "Whoever asks, the {a} is {v}.",
     ),
-    "LONE_QUESTIONS": ("Kindly give the {a}.", "From this account, what is the {a}?", "Would you look up the {a}?"),
+    "LONE_QUESTIONS": (
+        "Which {a} is mentioned in the text?", "Please tell me the {a} that was given earlier.", "Can you recall what the {a} was?","Kindly give the {a}.", "From this account, what is the {a}?", "Would you look up the {a}?"),
     "PLACE_STATEMENTS": (
+        "Before supper, {K} {past} the {t} in the {p}.", "Every evening {K} {third} the {t} in the {p}.", "It was in the {p} that {K} {past} the {t}.", "Nobody else knew that {K} had {participle} the {t} in the {p}.", "To be on the safe side, {K} decided to {base} the {t} in the {p}.", "As for the {t}, {K} {past} it in the {p}.",
         "It is certain that {K} {third} the {t} in the {p}.", "Early one morning {K} {past} the {t} in the {p}.",
         "We watched as {K} {past} the {t} in the {p}.", "The {t}, which {K} {past} in the {p}, was heavy.",
     ),
     "PLACE_QUESTIONS": (
+        "In which place was the {t} {participle} by {K}?", "Can you tell me where {K} {past} the {t}?", "What place did {K} choose to {base} the {t} in?", "Name the place where the {t} was {participle} by {K}.",
         "Would you say where {K} {third} the {t}?", "Where in the world did {K} {base} the {t}?",
         "From this account, where does {K} {base} the {t}?",
     ),
-    "PREFIXES": ("The {a} for {k}, as I read, is", "The reply is that the {a} of {k} is"),
-    "LONE_PREFIXES": ("The {a}, as I read, is", "The reply is that the {a} is"),
-    "PLACE_PREFIXES": ("I read that {K} {past} the {t} in the", "The reply is the"),
+    "PREFIXES": (
+        "According to the text, the {a} for {k} is", "The {a} given to {k} was", "For {k}, the {a} mentioned is","The {a} for {k}, as I read, is", "The reply is that the {a} of {k} is"),
+    "LONE_PREFIXES": (
+        "The {a} mentioned in the text is", "As stated earlier, the {a} was","The {a}, as I read, is", "The reply is that the {a} is"),
+    "PLACE_PREFIXES": (
+        "According to the text, the {t} was {participle} by {K} in the", "The place where {K} {past} the {t} was the","I read that {K} {past} the {t} in the", "The reply is the"),
 }  # fmt: skip
 FORMER_ATTRIBUTES = {
-    "number": ("badge number", "private number", "ledger number", "order number", "special code"),
-    "pass key": ("access code", "secret pass key", "entry key", "gate code"),
-    "word": ("private word", "best word", "special word", "secret name", "favourite name"),
+    "number": (
+        "routing code",
+        "census figure",
+        "invoice number",
+        "catalogue code",
+        "badge number",
+        "private number",
+        "ledger number",
+        "order number",
+        "special code",
+    ),
+    "pass key": (
+        "vault key",
+        "login password",
+        "gate passcode",
+        "access code",
+        "secret pass key",
+        "entry key",
+        "gate code",
+    ),
+    "word": (
+        "signal word",
+        "pet name",
+        "trade term",
+        "private word",
+        "best word",
+        "special word",
+        "secret name",
+        "favourite name",
+    ),
 }
-FORMER_VERBS = (("place", "places", "placed", "placed"), ("drop", "drops", "dropped", "dropped"))
+FORMER_VERBS = (
+    ("stash", "stashes", "stashed", "stashed"),
+    ("stow", "stows", "stowed", "stowed"),
+    ("tuck", "tucks", "tucked", "tucked"),
+    ("place", "places", "placed", "placed"),
+    ("drop", "drops", "dropped", "dropped"),
+)
 NEAR = (
     "of", "of", "of", "for", "for", "for", "about", "above", "after", "against", "among", "around", "at", "before",
     "behind", "below", "beside", "between", "beyond", "by", "concerning", "from", "inside", "near", "next to", "on",
@@ -115,7 +157,7 @@ class Wide:
         held = [self._fill(fact, form).lower() for form in getattr(templates, name)["held-out"]]
         for _ in range(10):
             former = self.former[name]
-            if former and rng.random() < 0.02:
+            if former and rng.random() < 0.04:
                 text = self._fill(fact, rng.choice(former))
             else:
                 text = make(rng, fact)
@@ -217,7 +259,7 @@ class Wide:
             return f"{a} {self._past(rng)}{middle} {rng.choice(NEAR)} {{k}}"
         that = rng.choice(("that", "which", ", which", "", "that"))
         does = rng.choice((
-            f"{{k}} {self._past(rng)}", f"{{k}} {self._third(rng)}", f"{self._past(rng)} {{k}}", f"{{k}} has",
+            f"{{k}} {self._past(rng)}", f"{{k}} {self._third(rng)}", f"{self._past(rng)} {{k}}", "{k} has",
             f"{self._who(rng)} {self._past(rng)} {rng.choice(NEAR)} {{k}}", f"{self._third(rng)} {rng.choice(NEAR)} {{k}}",
             f"was {self._past(rng)} {rng.choice(NEAR)} {{k}}", f"{self._who(rng)} had {self._past(rng)} {rng.choice(NEAR)} {{k}}",
         ))  # fmt: skip
@@ -295,7 +337,84 @@ class Wide:
             return text
         return text[:1].lower() + text[1:]
 
+    def _ordered(self, rng: random.Random) -> str:
+        """Key, attribute and value in any order, with what may tie each to the next."""
+        det = rng.choice(
+            ("the", "the", "its", "its", "a", "his", "her", "their", "this", "no other", "the correct", "the right")
+        )
+        if rng.random() < 0.15:
+            det += " " + (rng.choice(ADJECTIVES) if rng.random() < 0.6 else rng.choice(self.words))
+        parts = {"k": "{k}", "a": f"{det} {{a}}", "v": self._value(rng)}
+        order = rng.choice(("kav", "kav", "kva", "kva", "kva", "vka", "vka", "vak", "vak", "avk", "avk", "akv"))
+        text = self._front(rng, order[0])
+        for one, other in zip(order, order[1:], strict=False):
+            text += parts[one] + self._tie(rng, one + other)
+        text += parts[order[-1]] + self._aside(rng, 0.05)
+        if rng.random() < 0.15:
+            text += " " + rng.choice(
+                (self._adverb(rng), rng.choice(self.phrases.adverbials), f"{rng.choice(NEAR)} {self._who(rng)}")
+            )
+        return text.strip() + "."
+
+    def _front(self, rng: random.Random, first: str) -> str:
+        """What may stand before a key, attribute or value that begins."""
+        who, past = self._who(rng), self._past(rng)
+        if first == "k":
+            return rng.choice((
+                "", "", "", "", f"when {who} {past} about ", f"{who}, asking about ", "where ", "whenever ", f"{who} {past} ",
+                "for ", "as for ", "as far as ", "when it comes to ", f"if {who} should {rng.choice(self.words)} ", "in ",
+                f"anyone {past} about ", f"people who {rng.choice(self.words)} ", "to ", "on the subject of ", "beside ",
+                f"{rng.choice(self.phrases.subordinate)}, ", f"{rng.choice(self.phrases.adverbials)}, ", f"{who} gave ",
+            ))  # fmt: skip
+        if first == "v":
+            return rng.choice((
+                "", "", "", f"{who} {past} ", f"{who} {past} ", f"{who} {past} {rng.choice(('on', 'upon', 'to', 'in', 'for', 'with'))} ",
+                "with ", f"{who} chose ", f"{who} agreed on ", "give ", "take ", "use ", f"{rng.choice(self.words)} ", "only ",
+                f"{self._adverb(rng)} ", f"{rng.choice(URGED)} that ", f"{who} must {rng.choice(self.words)} ", "it is ",
+            ))  # fmt: skip
+        return rng.choice(
+            ("", "", "as ", f"{who} {past} ", "under ", "by way of ", f"{who} {past} ", "of all, ", "for ")
+        )
+
+    def _tie(self, rng: random.Random, pair: str) -> str:
+        """What may stand between two of key, attribute and value."""
+        past, third, near = self._past(rng), self._third(rng), rng.choice(NEAR)
+        be, who, comma = self._be(rng), self._who(rng), rng.choice((",", ",", "", " -", ":"))
+        clause = self._clause(rng)
+        ties = {
+            "ka": (
+                " goes by ", f" {third} ", f" {past} ", f" {past} {near} ", " has ", " had ", " answers to ", f" was {past} ", " has been given ",
+                f" is {past} {near} ", " uses ", " received ", f"{comma} ", f"{comma} {clause}, ", " is concerned, ", f" came {near} ",
+                f" is {past}, ", f" and {past} ", " with ", f", who {past} ", f", {past} {near} ", " needs ", f" will {rng.choice(self.words)} ",
+            ),
+            "kv": (
+                f" {past} ", f" {third} ", f" {past} {near} ", " has ", " received ", " got ", " was given ", " uses ", " took ", " should be told that ",
+                f"{comma} ", f" is {past} {near} ", " must be told ", " goes with ", " goes by ", f" {be} ", f", {clause}, ", " is concerned, ",
+                " will find that ", " came to have ", f" was {past} ", f" has been {past} ", f", {who} {past} ", f" is known {near} ", " ended up with ",
+            ),
+            "av": (
+                " ", " ", ": ", ", ", f" {be} ", f" {be} ", " of ", f", {past} {near} ", " -- ", f", {clause}, ", f", which {be} ", f" that {be} ", ", namely ",
+                f" {near} ", f", {who} {past}, {be} ",
+            ),
+            "ak": (
+                f" {near} ", f" {past} {near} ", f" that {past} ", f" that {third} ", f" which {who} {past} {near} ", f" {past} by ", " that belongs to ",
+                f" which {be} {past} {near} ", f" {third} ", f" {who} {past} {near} ", " given to ", f" in use {near} ", f", {clause}, {near} ",
+            ),
+            "va": (
+                " as ", " as ", " for ", " is ", f" {be} ", f" was {past} as ", " to be ", f", {past} as ", " by way of ", " under ", ", ", ", which is ",
+                f" {past} as ", f" {be} {past} {near} ", " should be ", " will do for ", " in place of ", " counts as ", f", {clause}, as ", " makes ",
+            ),
+            "vk": (
+                " to ", " for ", f" {near} ", f" {past} {near} ", f" {third} ", " belongs to ", f" was {past} {near} ", " was given to ", " goes with ",
+                f" when {who} {past} about ", " stands beside ", f" is what {who} {past} {near} ", f" {be} {past} {near} ", f", {clause}, {near} ",
+                f" is to be {past} {near} ", f" was {past} by ",
+            ),
+        }  # fmt: skip
+        return rng.choice(ties[pair])
+
     def _attribute(self, rng: random.Random, key: str) -> str:
+        if key and rng.random() < 0.4:
+            return self._ordered(rng)
         draw = rng.random()
         subject, be, value = self._subject(rng, key), self._be(rng), self._value(rng)
         aside = self._aside(rng, 0.16)
@@ -496,6 +615,20 @@ class Wide:
             )))  # fmt: skip
         else:
             subject = self._subject(rng, fact.key)
+            if fact.key and rng.random() < 0.35:
+                subject = rng.choice((
+                    f"{rng.choice(('the', 'what', 'which'))} {{a}} {self._past(rng)} {self._tie(rng, 'ak').strip()} {{k}}",
+                    f"the {{a}}{self._tie(rng, 'ak')}{{k}}", f"{{a}}{self._tie(rng, 'ak')}{{k}}",
+                ))  # fmt: skip
+            if fact.key and rng.random() < 0.25:
+                who = self._who(rng)
+                text = self._fill(fact, rng.choice((
+                    f"{self._front(rng, 'k')}{{k}}{rng.choice((',', ':', ''))} what {rng.choice(('is', 'was', 'would be'))} {rng.choice(('its', 'the'))} {{a}}?",
+                    f"which {{a}}{self._tie(rng, 'ak')}{{k}}?", f"{self._front(rng, 'k')}{{k}}, which {{a}} {self._be(rng)} {self._past(rng)}?",
+                    f"{{k}}{self._tie(rng, 'ka')}which {{a}}?", f"what {{a}} {rng.choice(('does', 'did', 'would', 'could'))} {{k}} {rng.choice(self.words)}?",
+                    f"if {who} {self._past(rng)} {{k}}, what {rng.choice(('is', 'would be', 'was'))} its {{a}}?",
+                )))  # fmt: skip
+                return text
             text = self._fill(fact, rng.choice((
                 f"what{self._aside(rng, 0.1)} {rng.choice(('is', 'was', 'might be', 'would be'))} {subject}?",
                 f"{rng.choice(lists.REQUESTS)} {subject}.", f"which {rng.choice(('one', 'of them', 'word', 'thing'))} {self._be(rng)} {subject}?",
@@ -533,8 +666,8 @@ class Wide:
         """A sentence about what is asked that does not tell it."""
         if fact.kind == "place":
             form = rng.choice((
-                f"{{K}} never {{third}} the {{t}} {self._adverb(rng)}.", f"nobody knew where {{K}} {{past}} the {{t}}.",
-                f"{self._who(rng)} {self._past(rng)} where {{K}} {{third}} the {{t}}.", f"where did {{K}} {{base}} the {{t}}?",
+                f"{{K}} never {{third}} the {{t}} {self._adverb(rng)}.", "nobody knew where {K} {past} the {t}.",
+                f"{self._who(rng)} {self._past(rng)} where {{K}} {{third}} the {{t}}.", "where did {K} {base} the {t}?",
                 f"{{K}} {self._past(rng)} the {{t}} {self._adverb(rng)}.", f"the {{t}} of {{K}} was {self._past(rng)}.",
                 f"{self._clause(rng)}, the {{t}} that {{K}} {{past}}.", f"{{K}} {self._past(rng)} {self._who(rng)} about the {{t}}.",
                 "{K} may {base} the {t} or not.", f"will {{K}} {{base}} the {{t}}, {self._clause(rng)}?",

@@ -14,18 +14,23 @@ ATTRIBUTES = {
             "telephone number", "reference number", "membership number", "winning number", "number", "case number",
         ),
         "held-out": (
-        "routing code",
-        "census figure",
-        "invoice number",
-        "catalogue code",
+        "docket number",
+        "customs code",
+        "tonnage figure",
+        "land survey number",
+        "subscriber number",
+        "folio code",
     ),
     },
     "pass key": {
         "train": ("pass key", "passkey", "access key", "entry code", "pass code", "key code", "password", "door code"),
         "held-out": (
-        "vault key",
-        "login password",
-        "gate passcode",
+        "alarm code",
+        "turnstile key",
+        "strongbox password",
+        "hatch code",
+        "unlocking key",
+        "night watch password",
     ),
     },
     "word": {
@@ -34,9 +39,12 @@ ATTRIBUTES = {
             "nickname", "code word", "motto", "favourite thing", "favourite subject", "trade", "code name", "sign",
         ),
         "held-out": (
-        "signal word",
-        "pet name",
-        "trade term",
+        "rallying word",
+        "stage name",
+        "dialect term",
+        "parting word",
+        "tavern name",
+        "sailors' term",
     ),
     },
 }  # fmt: skip
@@ -53,15 +61,19 @@ STATEMENTS = {
         "It is well known that {v} is the {a} of {k}.", "Now the {a} of {k}, if you must know, is {v}.",
     ),
     "held-out": (
-        "{K} has been given the {a} {v}.",
-        "According to the clerk, the {a} of {k} was {v}.",
-        "Anyone asking about {k} should be told that its {a} is {v}.",
-        "They settled on {v} as the {a} for {k}.",
-        "In the ledger, beside the entry for {k}, the {a} reads {v}.",
-        "Please remember that {v} is the {a} that belongs to {k}.",
-        "{K} goes by the {a} {v}.",
-        "As far as {k} is concerned, the correct {a} is {v}.",
-        "When the list was drawn up, {k} received {v} as its {a}.",
+        "{K} was given {v} as its {a} before the winter was out.",
+        "By common agreement, {v} would serve as the {a} for {k}.",
+        "In the margin someone had pencilled {v}, the {a} belonging to {k}.",
+        "They settled on {v} when the time came to choose the {a} of {k}.",
+        "Under {k}, in the column headed {a}, the register shows {v}.",
+        "The old steward still remembers {v} as the {a} of {k}.",
+        "As for {k}, the {a} written down there has always been {v}.",
+        "If you look up {k}, you will find {v} entered as its {a}.",
+        "{K} has only ever had one {a}, and it is {v}.",
+        "Nobody doubted that {v} was the {a} assigned to {k}.",
+        "The {a} that goes with {k} turned out to be {v}.",
+        "{K}'s {a}, so the letter said, was {v}.",
+        "I have it on good authority that {k} uses {v} for its {a}.",
     ),
 }  # fmt: skip
 
@@ -74,22 +86,25 @@ QUESTIONS = {
         "What does the text give as the {a} of {k}?", "{K} has which {a}?", "What is the {a} that belongs to {k}?",
     ),
     "held-out": (
-        "Which {a} was given to {k}?",
-        "Can you tell me the {a} of {k}?",
-        "According to the text, what {a} does {k} have?",
-        "Please state the {a} that belongs to {k}.",
-        "If someone asked about {k}, what would you say its {a} is?",
-        "Find the {a} mentioned in connection with {k}.",
-        "Do you remember which {a} goes with {k}?",
+        "Can you tell me the {a} that belongs to {k}?",
+        "For {k}, what does the {a} happen to be?",
+        "Please give the {a} recorded for {k}.",
+        "When it comes to {k}, which {a} is mentioned in the text?",
+        "I need to know {k}'s {a}.",
+        "If someone asked you for the {a} of {k}, what would you say?",
+        "State the {a} that goes with {k}.",
+        "According to the story, what was {k} given as its {a}?",
+        "Looking back over the passage, which {a} does {k} have?",
     ),
 }  # fmt: skip
 
 PREFIXES = {
     "train": ("The {a} for {k} is", "The {a} of {k} is", "It is", "The {a} is", "According to the text, it is"),
     "held-out": (
-        "According to the text, the {a} for {k} is",
-        "The {a} given to {k} was",
-        "For {k}, the {a} mentioned is",
+        "The text gives {k}'s {a} as",
+        "For {k}, the {a} was said to be",
+        "According to the passage, it is",
+        "The {a} you are asking about is",
     ),
 }
 
@@ -101,10 +116,14 @@ LONE_STATEMENTS = {
         "He whispered that the {a} was {v}.", "Note: the {a} is {v}.", "Keep it to yourself: the {a} is {v}.",
     ),
     "held-out": (
-        "They finally agreed that {v} would be the {a}.",
-        "On the back of the envelope someone had written the {a}, {v}.",
-        "From this day on, {v} is to serve as the {a}.",
-        "You will be asked for the {a}, and the right answer is {v}.",
+        "You will want to remember that the {a} is {v}.",
+        "After a long debate they made {v} the {a}.",
+        "There is only one {a} that matters here, namely {v}.",
+        "On the back of the envelope she had written {v}, which was the {a}.",
+        "Should anyone inquire about the {a}, the answer is {v}.",
+        "He leaned closer and whispered that {v} was the {a}.",
+        "As everyone in the house knew by heart, the {a} was {v}.",
+        "Make a note of {v}, since it is the {a} you will be asked for.",
     ),
 }  # fmt: skip
 
@@ -114,17 +133,21 @@ LONE_QUESTIONS = {
         "Do you know the {a}?", "Which {a} is given?", "What does the text say the {a} is?", "Give the {a}.",
     ),
     "held-out": (
-        "Which {a} is mentioned in the text?",
-        "Please tell me the {a} that was given earlier.",
-        "Can you recall what the {a} was?",
+        "Which {a} does the text mention?",
+        "Can you recall the {a} that was given earlier?",
+        "Please repeat the {a} from the passage.",
+        "If you had to supply the {a}, what would you answer?",
+        "Somewhere in the story there is a line about the {a}; what does it say?",
+        "Tell me the {a} that the reader was asked to remember.",
     ),
 }  # fmt: skip
 
 LONE_PREFIXES = {
     "train": ("The {a} is", "It is", "According to the text, the {a} is"),
     "held-out": (
-        "The {a} mentioned in the text is",
-        "As stated earlier, the {a} was",
+        "The text gives the {a} as",
+        "As stated in the passage, the {a} was",
+        "I remember that the {a} is",
     ),
 }
 
@@ -137,9 +160,9 @@ VERBS = {
         ("guard", "guards", "guarded", "guarded"),
     ),
     "held-out": (
-        ("stash", "stashes", "stashed", "stashed"),
-        ("stow", "stows", "stowed", "stowed"),
-        ("tuck", "tucks", "tucked", "tucked"),
+        ("set", "sets", "set", "set"),
+        ("lodge", "lodges", "lodged", "lodged"),
+        ("conceal", "conceals", "concealed", "concealed"),
     ),
 }  # fmt: skip
 
@@ -153,12 +176,15 @@ PLACE_STATEMENTS = {
         "Nobody knew that {K} {past} the {t} in the {p}.", "{K} {past} the {t} carefully in the old {p}.",
     ),
     "held-out": (
-        "Before supper, {K} {past} the {t} in the {p}.",
-        "Every evening {K} {third} the {t} in the {p}.",
-        "It was in the {p} that {K} {past} the {t}.",
-        "Nobody else knew that {K} had {participle} the {t} in the {p}.",
-        "To be on the safe side, {K} decided to {base} the {t} in the {p}.",
-        "As for the {t}, {K} {past} it in the {p}.",
+        "{K} has {participle} the {t} in the {p}, or so the neighbours say.",
+        "The {t} had been {participle} in the {p} by {K} that same evening.",
+        "Before supper {K} {past} the {t} in the {p} and said nothing more about it.",
+        "Whenever visitors come, {K} {third} the {t} in the {p}.",
+        "With no better plan in mind, {K} decided to {base} the {t} in the {p}.",
+        "Having {participle} the {t} in the {p}, {K} walked home through the rain.",
+        "Somewhere in the {p} is the {t} that {K} {past} there.",
+        "No one saw {K} {base} the {t} in the {p}, yet there it was.",
+        "As for the {t}, {K} had {participle} it in the {p} some days before.",
     ),
 }  # fmt: skip
 
@@ -170,18 +196,22 @@ PLACE_QUESTIONS = {
         "According to the text, where did {K} {base} the {t}?", "Where was the {t} {participle} by {K}?",
     ),
     "held-out": (
-        "In which place was the {t} {participle} by {K}?",
-        "Can you tell me where {K} {past} the {t}?",
-        "What place did {K} choose to {base} the {t} in?",
-        "Name the place where the {t} was {participle} by {K}.",
+        "Can you say where the {t} was {participle} by {K}?",
+        "Tell me where {K} {past} the {t}.",
+        "Where would one have to look for the {t} that {K} {past}?",
+        "Which spot did {K} choose when the {t} had to be {participle}?",
+        "According to the story, where has {K} {participle} the {t}?",
+        "If the {t} is where {K} {past} it, where is it?",
+        "Name the place where the {t} had been {participle} by {K}.",
     ),
 }  # fmt: skip
 
 PLACE_PREFIXES = {
     "train": ("{K} {third} the {t} in the", "{K} {past} the {t} in the", "In the", "It is in the", "The {t} is in the"),
     "held-out": (
-        "According to the text, the {t} was {participle} by {K} in the",
-        "The place where {K} {past} the {t} was the",
+        "The {t} was {participle} by {K} in the",
+        "According to the story, {K} {past} it in the",
+        "It should be somewhere in the",
     ),
 }
 
