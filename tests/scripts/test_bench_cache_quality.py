@@ -109,7 +109,7 @@ def test_the_verdict_on_an_answer_is_that_of_generation(scripts: SimpleNamespace
 
         with torch.no_grad():
             bench.judge("one", [contexts.Context(context.ids, [question])], cell, make, bench.at_once)
-        assert cell.answers["one"] == [[right]]
+        assert cell.answers["one"] == {0: [right]}
 
 
 def test_selectors_keep_what_they_must(scripts: SimpleNamespace) -> None:
@@ -149,6 +149,6 @@ def test_quest_bounds_whole_pages(scripts: SimpleNamespace) -> None:
 def test_intervals(scripts: SimpleNamespace) -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(size=400)
-    low, high = scripts.report.interval(lambda i: values[i].mean(), 400)
+    low, high = scripts.report.interval(lambda i: values[i].mean(1), 400)
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
