@@ -1,15 +1,15 @@
 """What smaller caches cost: perplexity and answers from contexts that fill the window, beside other methods' caches.
 
-    python scripts/bench_cache_quality.py --out quality.json [--text FILE...] [--n 200] [--kvpress FOLDER] [--codes FILE]
+    python scripts/bench_cache_quality.py --out quality.json [--text FILE...] [--n 200] [--kvpress DIR] [--codes FILE]
 
 Three sets of contexts of held-out text, equally long: text followed by more of it; one fact; eight facts of one kind,
 each asked for. A context is read (and its cache compressed) before what follows is seen.
 
-compress  keys are dropped or merged for good: npukv.ClusteredCache beside Knorm, SnapKV, Expected Attention, KeyDiff and
-          StreamingLLM at as many bytes: with --kvpress that library's own code as it is shipped; and the same scores as
+compress  keys are dropped or merged for good: npukv.ClusteredCache beside Knorm, SnapKV, Expected Attention, KeyDiff
+          and StreamingLLM at as many bytes: with --kvpress that library's own code as it is shipped; and the scores as
           this script computes them, with 4 first and 64 last tokens inside every budget, and a check against its own.
-select    all keys are held, every later token attends to its own choice: in one pass, hash codes, the exact top-k, Quest
-          (pages of 16) and streaming, the first two layers dense for all; npukv.HashedCache token by token.
+select    all keys are held, every later token attends to its own choice: in one pass, hash codes, the exact top-k,
+          Quest (pages of 16) and streaming, the first two layers dense for all; npukv.HashedCache token by token.
 
 An answer counts when each of its tokens and a token that ends it are the model's first choice: the same as greedy
 generation gives. The work is cut into jobs (a group of methods at one size over a batch of contexts), which --workers

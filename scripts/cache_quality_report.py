@@ -72,8 +72,8 @@ def summarise(cell: Any, full: Any) -> dict[str, Any]:
 def print_tables(found: dict[str, Any]) -> None:
     print(
         f"\n{found['model']['name']}, {found['model']['dtype']}, {found['device']}; contexts of "
-        f"{found['options']['tokens']} tokens from {found['text']}; N = {found['contexts']}, or as the row says (text, 1 "
-        "fact, 8 facts); 95% intervals by context"
+        f"{found['options']['tokens']} tokens from {found['text']}; N = {found['contexts']}, or as the row "
+        "says (text, 1 fact, 8 facts); 95% intervals by context"
     )
     for part, title in (("compress", "Compressed before the question is seen"), ("select", "Selected by every token")):
         cells = [cell for cell in found["cells"] if cell["part"] in (part, "full")]
