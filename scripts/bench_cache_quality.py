@@ -192,7 +192,7 @@ def work_together(options: argparse.Namespace, jobs: Sequence[Job], findings: Fi
         read = {
             at: pool.submit(_contexts, *at) for at in dict.fromkeys((job.name, job.start) for job in jobs)
         }  # made side by side as well
-        left, running = list(jobs), {}
+        left, running, tried = list(jobs), {}, set[Job]()
         while left or running:
             while left and len(running) < options.workers:
                 job = left.pop(0)
@@ -203,7 +203,12 @@ def work_together(options: argparse.Namespace, jobs: Sequence[Job], findings: Fi
                     future: Future[Any] = pool.submit(_run, job, read[job.name, job.start].result())
                     running[future] = job
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                findings.add(running.pop(future), *future.result(), len(jobs))
+                job, (cells, parity, error) = running.pop(future), future.result()
+                if error and job not in tried:  # the memory may have been another process's just then
+                    tried.add(job)
+                    left.insert(2 * options.workers, job)
+                else:
+                    findings.add(job, cells, parity, error, len(jobs))
 
 
 def code_weights(config: Any, options: argparse.Namespace) -> dict[str, HashWeights]:
