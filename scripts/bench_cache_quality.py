@@ -192,7 +192,8 @@ def work_together(options: argparse.Namespace, jobs: Sequence[Job], findings: Fi
         read = {
             at: pool.submit(_contexts, *at) for at in dict.fromkeys((job.name, job.start) for job in jobs)
         }  # made side by side as well
-        left, running, tried = list(jobs), {}, set[Job]()
+        left, tried = list(jobs), set[Job]()
+        running: dict[Future[Any], Job] = {}
         while left or running:
             while left and len(running) < options.workers:
                 job = left.pop(0)
@@ -200,7 +201,7 @@ def work_together(options: argparse.Namespace, jobs: Sequence[Job], findings: Fi
                     findings.failed["time"] = f"was up: {findings.done} of {len(jobs)} jobs were done (--seconds)"
                     left = []
                 elif job.group not in findings.failed:
-                    future: Future[Any] = pool.submit(_run, job, read[job.name, job.start].result())
+                    future = pool.submit(_run, job, read[job.name, job.start].result())
                     running[future] = job
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 job, (cells, parity, error) = running.pop(future), future.result()
