@@ -1,7 +1,12 @@
-"""Figures with intervals, tables and the picture of scripts/bench_cache_quality.py."""
+"""Figures with intervals, tables and the picture of scripts/bench_cache_quality.py.
+
+python scripts/cache_quality_report.py cache-quality.json    # README's tables, from what was written
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -159,3 +164,24 @@ def draw(found: dict[str, Any], path: Path) -> None:
         row[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=130)
     print(f"drawn: {path}")
+
+
+def markdown(found: dict[str, Any], part: str) -> str:
+    """README's table of a part, sizes by methods: share of the full cache's 8-fact answers, perplexity ratio."""
+    cells = [cell for cell in found["cells"] if cell["part"] == part and "eight_of_full" in cell]
+    methods = list(dict.fromkeys(cell["method"] for cell in cells))
+    at = {(cell["method"], cell["share"]): cell for cell in cells}
+    lines = ["| keys | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    for share in sorted({cell["share"] for cell in cells}, reverse=True):
+        row = [f"{share:.1%}"]
+        for method in methods:
+            cell = at.get((method, share), {})
+            shown = [(cell.get("eight_of_full"), 2), (cell.get("perplexity_ratio"), 3)]
+            row.append(", ".join(f"{figure[0]:.{digits}f}" for figure, digits in shown if figure) or "–")
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    written = json.loads(Path(sys.argv[1]).read_text())
+    print("\n\n".join(markdown(written, part) for part in ("compress", "select")))

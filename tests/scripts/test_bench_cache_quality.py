@@ -209,6 +209,13 @@ def test_quest_bounds_whole_pages(scripts: SimpleNamespace) -> None:
     assert chosen[0][0, 0, 0].nonzero()[:, 0].tolist() == [*range(16, 32), *range(48, 64)]
 
 
+def test_the_readmes_table(scripts: SimpleNamespace) -> None:
+    cell = {"part": "select", "method": "quest", "share": 0.06, "eight_of_full": [0.5, 0, 1]}
+    cells = [cell | {"perplexity_ratio": [1.25, 1, 2]}, cell | {"method": "exact", "share": 0.12}]
+    lines = scripts.report.markdown({"cells": cells}, "select").splitlines()
+    assert lines == ["| keys | quest | exact |", "|---|---|---|", "| 12.0% | – | 0.50 |", "| 6.0% | 0.50, 1.250 | – |"]
+
+
 def test_intervals(scripts: SimpleNamespace) -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(size=400)

@@ -148,3 +148,18 @@ def test_the_compiled_step_comes_with_its_length() -> None:
     network = random_network("tiny", device, torch.float32)
     names = [(name, length) for name, length, _ in decode.contenders(network, device, [300, 600], options)]
     assert names.index(("stock static compiled, 2 layers", 300)) < names.index(("full", 600))
+
+
+def test_a_cache_that_cannot_be_filled_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    from npukv.bench import contenders
+    from npukv.bench.models import random_network
+
+    def full(*given: Any) -> None:
+        raise MemoryError("no room")
+
+    network = random_network("tiny", Card(), torch.float32)
+    whole = network.model.layers
+    monkeypatch.setattr(contenders, "fill", full)
+    with pytest.raises(MemoryError):
+        contenders.Compiled(network, Card(), 300, 1)
+    assert network.model.layers is whole and network.config.num_hidden_layers == 2
