@@ -18,7 +18,7 @@ UNSPECIALIZED = ("kv_heads", "budget", "sink", "recent")
 ABSENT_NARROW = 2**15 - 1
 
 #: Tokens per step and warps of the score kernel; whether bits are added before they are counted.
-SCORE = {"BLOCK": 1024, "num_warps": 4}
+SCORE = {"BLOCK": 1024, "num_warps": 4, "STAGES": 1}
 CARRY = True
 
 
@@ -157,7 +157,7 @@ def _carried(codes, zeros, ones, one, PLANES: tl.constexpr, BLOCK: tl.constexpr)
     """Distances [BLOCK] of codes [BLOCK, 4]: three words are added to a sum and a carry before any bit is counted.
 
     Counting is the slowest of a card's integer instructions: 3 are left of 4 with one plane, 7 of 12 with three.
-    `one` is 1, and not known to be: see `_score_kernel`.
+    `one` is 1, and not known to be: LLVM would merge a known shift into a count, and not know it again.
     """
     differ = tl.zeros([BLOCK], tl.int32)
     for p in tl.static_range(PLANES):
@@ -182,6 +182,20 @@ def _carried(codes, zeros, ones, one, PLANES: tl.constexpr, BLOCK: tl.constexpr)
     return differ
 
 
+@triton.jit
+def _distances(codes, zeros, ones, one, PLANES: tl.constexpr, BLOCK: tl.constexpr, CARRY: tl.constexpr):
+    """Summed over the group: [BLOCK] of codes [BLOCK, WORDS]."""
+    if CARRY:
+        differ = _carried(codes, zeros, ones, one, PLANES, BLOCK)
+    else:
+        differ = tl.zeros([BLOCK], tl.int32)
+        for p in tl.static_range(PLANES):
+            at_one, at_zero = _plane(zeros, p), _plane(ones, p)
+            # summed before it is shifted: LLVM would merge a shift into the count, and not know it again
+            differ += tl.sum(popcount(at_zero[None, :] ^ (codes & (at_one ^ at_zero)[None, :])), 1) << p
+    return differ
+
+
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def _score_kernel(
     query_ptr, codes_ptr, length_ptr, start_ptr, scores_ptr, counts_ptr,
@@ -189,6 +203,7 @@ def _score_kernel(
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BLOCK: tl.constexpr,
     WITH_LENGTH: tl.constexpr, WITH_START: tl.constexpr,
     COUNT: tl.constexpr, SHIFT: tl.constexpr, COARSE: tl.constexpr, NONE: tl.constexpr, CARRY: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """Scores of `chunk` tokens of one row and KV head; with COUNT also how many fall in each of COARSE bins.
 
@@ -212,25 +227,30 @@ def _score_kernel(
         ones += (query[:, None] >> bit[None, :]) & 1
     zeros = GROUP - ones
     binned = tl.zeros([COARSE], tl.int32)
+    one = tl.minimum(capacity, 1)
+    lane = tl.arange(0, BLOCK)
+    whole, stop = stride, stride  # the steps of free tokens alone
+    if COUNT:
+        whole = tl.cdiv(tl.maximum(begin + sink, split * chunk), BLOCK) * BLOCK
+        stop = tl.minimum(end - recent, (split + 1) * chunk) // BLOCK * BLOCK
+        for first in tl.range(whole, stop, BLOCK, num_stages=STAGES):
+            at = (row * capacity + first) * WORDS
+            codes = tl.load(codes_ptr + at + lane[:, None] * WORDS + word[None, :]).to(tl.uint32, bitcast=True)
+            differ = _distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
+            tl.store(scores_ptr + row * stride + first + lane, differ.to(tl.int16))
+            binned += tl.histogram(tl.minimum(differ >> SHIFT, COARSE - 1), COARSE)
     outside = 0
     for offset in range(0, chunk, BLOCK):
         first = split * chunk + offset
-        position = first + tl.arange(0, BLOCK)
-        if first < stride:
+        position = first + lane
+        if (first < stride) & ((first < whole) | (first >= stop)):
             if (first < end) & (first + BLOCK > begin):
                 held = (position < end) & (position >= begin)
                 safe = tl.minimum(position, capacity - 1)
                 codes = tl.load(
                     codes_ptr + (row * capacity + safe)[:, None] * WORDS + word[None, :], mask=held[:, None], other=0
                 ).to(tl.uint32, bitcast=True)
-                if CARRY:
-                    differ = _carried(codes, zeros, ones, tl.minimum(capacity, 1), PLANES, BLOCK)
-                else:
-                    differ = tl.zeros([BLOCK], tl.int32)
-                    for p in tl.static_range(PLANES):
-                        at_one, at_zero = _plane(zeros, p), _plane(ones, p)
-                        # summed before it is shifted: LLVM would merge a shift into the count, and not know it again
-                        differ += tl.sum(popcount(at_zero[None, :] ^ (codes & (at_one ^ at_zero)[None, :])), 1) << p
+                differ = _distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
                 score = tl.where(held, differ, NONE)
                 if COUNT:
                     free = held & (position >= begin + sink) & (position < end - recent)

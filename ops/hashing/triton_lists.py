@@ -21,8 +21,8 @@ from npukv.ops.hashing.triton_select import _bounds, _forced_before, _threshold,
 COARSE = 32
 #: Programs that fill the card, the most a row is split into, and the tokens of a step of scoring.
 PROGRAMS, MOST_SPLITS = 1024, 64
-#: Tokens per step and warps of the launch that lists.
-LIST = {"TILE": 4096, "num_warps": 4}
+#: Tokens per step, and per thread, of the launch that lists.
+LIST_TILE, LIST_EACH = 4096, 32
 #: Listed tokens per step, programs and warps of the launch that picks without attending.
 PICK = {"TILE": 512, "num_warps": 4}
 PICK_PROGRAMS = 264
@@ -33,12 +33,14 @@ ATTEND_PROGRAMS = 1056
 
 @triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
 def _list_kernel(
-    scores_ptr, counts_ptr, fine_ptr, list_ptr, length_ptr, start_ptr, capacity, kv_heads, budget, sink, recent, chunk,
+    scores_ptr, pairs_ptr, counts_ptr, fine_ptr, list_ptr, length_ptr, start_ptr,
+    capacity, kv_heads, budget, sink, recent, chunk,
     TILE: tl.constexpr, AGAIN: tl.constexpr, SHIFT: tl.constexpr, COARSE: tl.constexpr, FINE: tl.constexpr,
     SPLITS: tl.constexpr, NONE: tl.constexpr, WITH_START: tl.constexpr,
 ):  # fmt: skip
     """list [rows, SPLITS, chunk]: score << 16 | place in the stretch, of scores up to the threshold's coarse bin.
 
+    Scores are compared two at a time, as halves of a word; a thread's eight tokens then are bits of one number.
     fine [rows, SPLITS, FINE]: how many have each score of that bin.
     """
     row = tl.program_id(0).to(tl.int64)
@@ -53,17 +55,28 @@ def _list_kernel(
     base = coarse_bin << SHIFT
     above = tl.where(coarse_bin == COARSE - 1, NONE, base + (1 << SHIFT))
     above = tl.where(need > 0, above, 0)
+    limit = ((above + 0x7FFF) * 0x10001).to(tl.uint32, bitcast=True)
     stretch = (row * SPLITS + split) * chunk
     found = 0
     for offset in range(0, chunk, TILE):
         first = split * chunk + offset
         if (first < end) & (first + TILE > begin):
-            place = offset + tl.arange(0, TILE)
-            score = tl.load(scores_ptr + stretch + place).to(tl.int32)
-            listed = (score < above).to(tl.int32)
-            target = found + tl.cumsum(listed, 0) - 1
-            tl.store(list_ptr + stretch + tl.maximum(target, 0), (score << 16) | place, mask=listed == 1)
-            found += tl.sum(listed, 0)
+            word = tl.load(pairs_ptr + (stretch + offset) // 2 + tl.arange(0, TILE // 2)).to(tl.uint32, bitcast=True)
+            passed = limit - word  # the highest bit of each half stays where its score is low enough
+            two = ((passed >> 15) & 1) | ((passed >> 30) & 2)
+            four = tl.arange(0, 4)[None, :]
+            mask = tl.sum(tl.reshape(two, [TILE // 8, 4]) << (2 * four), 1).to(tl.uint32, bitcast=True)
+            number = scoring.popcount(mask)
+            target = found + tl.cumsum(number, 0) - number
+            place = offset + 8 * tl.arange(0, TILE // 8)
+            for i in range(0, tl.max(number, 0)):
+                held = i < number
+                at = place + scoring.popcount((mask - 1) & (mask ^ 0xFFFFFFFF))  # of the lowest bit
+                at = tl.where(held, at, 0)
+                score = tl.load(scores_ptr + stretch + at, mask=held, other=0).to(tl.int32)
+                tl.store(list_ptr + stretch + tl.where(held, target + i, 0), (score << 16) | at, mask=held)
+                mask = mask & (mask - 1)
+            found += tl.sum(number, 0)
     tl.debug_barrier()  # the list is read by other threads than wrote it
     fine = tl.arange(0, FINE)
     binned = tl.zeros([FINE], tl.int32)
@@ -267,12 +280,12 @@ def _listed(query_codes, key_codes, length, budget, sink, recent, start):
     )
     bounds = (capacity, kv_heads, budget, sink, recent, chunk)
     sizes = {"SHIFT": shift, "COARSE": COARSE, "FINE": bins, "SPLITS": splits, "WITH_START": start is not None}
-    tile = LIST["TILE"]
+    tile = LIST_TILE
     while chunk % tile:
         tile //= 2
     _list_kernel[(rows, splits)](
-        scores, counts, fine, listed, length, start, *bounds, AGAIN=256, NONE=scoring.ABSENT_NARROW, **sizes,
-        **(LIST | {"TILE": tile}),
+        scores, scores.view(torch.int32), counts, fine, listed, length, start, *bounds, AGAIN=256, NONE=scoring.ABSENT_NARROW, **sizes,
+        TILE=tile, num_warps=max(1, tile // (32 * LIST_EACH)),
     )  # fmt: skip
     return (listed, counts, fine), bounds, sizes
 

@@ -25,7 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_lists, "MOST_SPLITS", 4)
     monkeypatch.setattr(triton_lists, "PICK_PROGRAMS", 6)
     monkeypatch.setattr(triton_lists, "ATTEND_PROGRAMS", 14)
-    monkeypatch.setitem(triton_lists.LIST, "TILE", 512)
+    monkeypatch.setattr(triton_lists, "LIST_TILE", 512)
     monkeypatch.setitem(triton_lists.PICK, "TILE", 128)
     monkeypatch.setitem(triton_lists.ATTEND, "TILE", 64)
     monkeypatch.setitem(triton_lists.ATTEND, "BLOCK", 16)
