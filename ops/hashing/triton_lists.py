@@ -47,9 +47,7 @@ def _list_kernel(
     split = tl.program_id(1)
     begin, end = _bounds(length_ptr, start_ptr, row // kv_heads, capacity, WITH_START)
     bins = tl.arange(0, COARSE)
-    counts = tl.load(
-        counts_ptr + (row * SPLITS + tl.arange(0, SPLITS)[:, None]) * COARSE + bins[None, :]
-    )
+    counts = tl.load(counts_ptr + (row * SPLITS + tl.arange(0, SPLITS)[:, None]) * COARSE + bins[None, :])
     need = tl.minimum(budget, end - begin) - _forced_before(end, begin, end, sink, recent)
     coarse_bin, _ = _threshold(tl.sum(counts, 0), need)
     base = coarse_bin << SHIFT
