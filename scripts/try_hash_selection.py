@@ -25,7 +25,6 @@ import torch
 from npukv.backends import select as select_device
 from npukv.bench import hashing as bench
 from npukv.bench.hashing import RECENT, SINK, Layers, Shape
-from npukv.ops import hashing
 from npukv.ops.attention import indexed_attention
 from npukv.ops.attention import reference as attention
 from npukv.ops.hashing import reference, triton_lists, triton_select

@@ -282,7 +282,8 @@ def _listed(query_codes, key_codes, length, budget, sink, recent, start):
     while chunk % tile:
         tile //= 2
     _list_kernel[(rows, splits)](
-        scores, scores.view(torch.int32), counts, fine, listed, length, start, *bounds, AGAIN=256, NONE=scoring.ABSENT_NARROW, **sizes,
+        scores, scores.view(torch.int32), counts, fine, listed, length, start, *bounds,
+        AGAIN=256, NONE=scoring.ABSENT_NARROW, **sizes,
         TILE=tile, num_warps=max(1, tile // (32 * LIST_EACH)),
     )  # fmt: skip
     return (listed, counts, fine), bounds, sizes
