@@ -105,7 +105,7 @@ def picked(layers: Layers, layer: int, asked: torch.Tensor | None = None) -> tor
 def fused(layers: Layers, layer: int, asked: torch.Tensor | None = None) -> torch.Tensor:
     asked = layers.asked[layer] if asked is None else asked
     held = layers.codes[layer], layers.keys[layer], layers.values[layer], layers.length
-    return triton_lists.hashed_attention(layers.queries[layer], asked, *held, layers.shape.budget, SINK, RECENT)
+    return triton_lists.hashed_attention(layers.queries[layer], asked, *held, layers.shape.budget, SINK, RECENT)[0]
 
 
 def whole_now(layers: Layers, layer: int) -> torch.Tensor:
@@ -169,9 +169,8 @@ def odd() -> dict[str, Any]:
                 chosen = reference.hamming_select(asked, keys, *asked_for)
                 expected = attention.indexed_attention(query.double(), key.double(), value.double(), chosen)[0]
                 got = triton_lists.hamming_select(asked, keys, *asked_for)
-                error = float(
-                    (triton_lists.hashed_attention(query, asked, keys, key, value, *asked_for) - expected).abs().max()
-                )
+                attended = triton_lists.hashed_attention(query, asked, keys, key, value, *asked_for)[0]
+                error = float((attended - expected).abs().max())
                 found["compared"] += 1
                 if not torch.equal(got, chosen) or not error <= 2e-2 * max(1.0, float(expected.abs().max())):
                     found["wrong"].append([group, lengths, budget, bool(torch.equal(got, chosen)), error])

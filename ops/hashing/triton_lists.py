@@ -318,7 +318,7 @@ def hashed_attention(
     recent: int,
     start: torch.Tensor | None = None,
     scale: float | None = None,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     batch, heads, _, width = query.shape
     kv_heads = key.shape[1]
     work, bounds, sizes = _listed(query_codes, key_codes, length, budget, sink, recent, start)
@@ -339,4 +339,4 @@ def hashed_attention(
         GROUP=group, WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width),
         STAGES=ATTEND["num_stages"], **ATTEND,
     )  # fmt: skip
-    return attending._merge(outs, lses, query.dtype)[0]
+    return attending._merge(outs, lses, query.dtype)
