@@ -63,6 +63,14 @@ class Device(ABC):
     def default_dtype(self) -> torch.dtype:
         """The floating type in which inference is fastest here at full 8-bit exponent range."""
 
+    @abstractmethod
+    def units(self) -> dict[str, int]:
+        """How many units of each kind compute side by side, as the device says now."""
+
+    @abstractmethod
+    def seed(self, seed: int) -> None:
+        """Begin the device's own random numbers anew, those of all its cards."""
+
     def prepare(self) -> None:  # noqa: B027 - most devices come ready
         """Settle what makes repeated large batches fast, once per process, before the first model is loaded."""
 

@@ -60,6 +60,14 @@ class Cpu(Device):
         in_hardware = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if in_hardware else torch.float32
 
+    def units(self) -> dict[str, int]:
+        return {"cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1}
+
+    def seed(self, seed: int) -> None:
+        import torch
+
+        torch.default_generator.manual_seed(seed)
+
     def prepare(self) -> None:
         """Let the C library keep freed blocks of up to 32 MB for the next batch.
 

@@ -55,6 +55,16 @@ class Cuda(Device):
 
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
 
+    def units(self) -> dict[str, int]:
+        import torch
+
+        return {"multiprocessors": torch.cuda.get_device_properties(self.index).multi_processor_count}
+
+    def seed(self, seed: int) -> None:
+        import torch
+
+        torch.cuda.manual_seed_all(seed)
+
     def synchronize(self) -> None:
         import torch
 

@@ -32,6 +32,7 @@ def generate(
     do_sample: bool = False,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    seed: int | None = None,
     eos: int | Sequence[int] | None = None,
     stream: Callable[[str], None] | None = None,
     streamer: Any = None,
@@ -53,7 +54,8 @@ def generate(
         attention_mask: [B, S], 0 for padding; None = no padding.
         max_new_tokens: the most tokens generated per row.
         do_sample: draw from softmax(logits / temperature), from its most likely part of mass `top_p`, by torch's own
-            random numbers (`torch.manual_seed`).
+            random numbers.
+        seed: where the device's random numbers begin, so that the same is drawn again; None = they go on.
         eos: tokens that end a row; None = the model's own.
         stream: called with each piece of text as it comes (one sequence, a `LanguageModel`).
         streamer: the same by transformers' protocol, e.g. its TextStreamer.
@@ -101,6 +103,8 @@ def generate(
     if isinstance(cache, PreallocatedCache):
         cache.pad(padding)
 
+    if seed is not None:
+        device.seed(seed)
     with attending(network, cache):
         ok, reason = can_freeze(network, cache)
         freeze = ok and (device.captures if capture is None else capture)

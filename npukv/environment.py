@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,6 +14,7 @@ def environment() -> dict[str, Any]:
     import torch
 
     from npukv.backends import DEVICES, select
+    from npukv.backends.cpu import Cpu
     from npukv.ops import attention
 
     chosen = select()
@@ -22,13 +22,14 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: _version(name) for name in PACKAGES},
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": Cpu().units()["cores"],
         "threads": torch.get_num_threads(),
         "devices": {name: _availability(device) for name, device in DEVICES.items()},
         "device": {
             "name": chosen.name,
             "description": chosen.description(),
             "dtype": str(chosen.default_dtype()).removeprefix("torch."),
+            "units": chosen.units(),
             "free_memory": chosen.free_memory(),
             "collectives": chosen.collectives,
         },

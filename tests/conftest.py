@@ -41,12 +41,15 @@ _GROUPED = {
     "head_dim": 16,
     "max_position_embeddings": CONTEXT,
 }
+_EXPERTS = {"num_experts_per_tok": 2}
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", _GROUPED),
     "qwen2": ("Qwen2Config", {k: v for k, v in _GROUPED.items() if k != "head_dim"}),
     "qwen3": ("Qwen3Config", _GROUPED),
     "mistral": ("MistralConfig", _GROUPED | {"sliding_window": None}),
     "mistral-sliding": ("MistralConfig", _GROUPED | {"sliding_window": 24}),
+    "mixtral": ("MixtralConfig", _GROUPED | _EXPERTS | {"num_local_experts": 5, "sliding_window": None}),
+    "qwen3-moe": ("Qwen3MoeConfig", _GROUPED | _EXPERTS | {"num_experts": 6, "moe_intermediate_size": 40}),
     "granite": ("GraniteConfig", _GROUPED | {"attention_multiplier": 0.1}),  # scores scaled its own way
     "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}),
 }

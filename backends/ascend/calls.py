@@ -138,3 +138,53 @@ def rotary_mul(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
 def rms_norm(x: torch.Tensor, gamma: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
     """x / rms(x) gamma over the last dimension, and 1 / rms."""
     return torch.ops.npu.npu_rms_norm(x, gamma, epsilon)
+
+
+def dynamic_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[M, K] -> int8 [M, K] and its scale, float32 [M]: largest absolute value of a row / 127."""
+    return torch.ops.npu.npu_dynamic_quant(x)
+
+
+def quant_matmul(
+    x: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """int8 [M, K] times int8 [K, N], which may be a transposed view, times float32 scales [M] and [N], in `dtype`."""
+    return torch.ops.npu.npu_quant_matmul(x, weight, weight_scale, pertoken_scale=scale, output_dtype=dtype)
+
+
+def grouped_matmul(x: list[torch.Tensor], weight: list[torch.Tensor], ends: torch.Tensor) -> torch.Tensor:
+    """Rows up to ends[0] of [T, K] times weight[0] of [E, K, N], and so on: [T, N]. One tensor in each list.
+
+    Args:
+        weight: may be a transposed view.
+        ends: int64 [E], where the groups end.
+    """
+    products = torch.ops.npu.npu_grouped_matmul(
+        x, weight, group_list=ends, split_item=2, group_type=0, group_list_type=0
+    )
+    return products[0]
+
+
+def hamming_blocks(
+    query_codes: torch.Tensor,
+    key_codes: torch.Tensor,
+    length: torch.Tensor,
+    blocks: int,
+    sink_blocks: int,
+    recent_blocks: int,
+) -> torch.Tensor:
+    """The custom operator HammingBlocks (ops/ascendc)."""
+    return torch.ops.npukv_ascendc.hamming_blocks(query_codes, key_codes, length, blocks, sink_blocks, recent_blocks)
+
+
+def centroid_merge(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    degrees: torch.Tensor,
+    places: torch.Tensor,
+    chunks: int,
+    chunk: int,
+    merges: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The custom operator CentroidMerge (ops/ascendc)."""
+    return torch.ops.npukv_ascendc.centroid_merge(keys, values, degrees, places, chunks, chunk, merges)

@@ -61,6 +61,14 @@ class Ascend(Device):
 
         return torch.bfloat16 if _npu().is_bf16_supported() else torch.float16
 
+    def units(self) -> dict[str, int]:
+        """Cube and vector cores this process may use: the card's own, unless torch.npu.set_device_limit left fewer."""
+        limit = _npu().get_device_limit(self.index)
+        return {"cube cores": limit["cube_core_num"], "vector cores": limit["vector_core_num"]}
+
+    def seed(self, seed: int) -> None:
+        _npu().manual_seed_all(seed)
+
     def synchronize(self) -> None:
         _npu().synchronize(self.index)
 

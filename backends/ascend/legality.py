@@ -21,6 +21,18 @@ _REPORTED = "github.com/vllm-project/vllm-ascend, {}"
 
 HALF = ("float16", "bfloat16")
 FLOATS = (*HALF, "float32")
+#: Types of the numbers each operator computes with (its first tensor's), on the A2 and A3 series.
+TYPES: dict[str, tuple[str, ...]] = {
+    "npu_fused_infer_attention_score": HALF,
+    "npu_fusion_attention": FLOATS,
+    "npu_attention_update": ("float32",),
+    "npu_sign_bits_pack": ("float16", "float32"),
+    "npu_rotary_mul": FLOATS,
+    "npu_rms_norm": FLOATS,
+    "npu_dynamic_quant": HALF,
+    "npu_quant_matmul": ("int8",),
+    "npu_grouped_matmul": FLOATS,
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,12 @@ def _paged(call: Attention) -> bool:
 
 #: npu_fused_infer_attention_score. `mask` is "", "triangle" or the mask's shape in letters ("1SS", "B1SS").
 FUSED_INFER: tuple[Rule, ...] = (
-    Rule(_every, lambda c: c.number_type in HALF, "takes float16 and bfloat16", _FUSED_INFER),
+    Rule(
+        _every,
+        lambda c: c.number_type in TYPES["npu_fused_infer_attention_score"],
+        "takes float16 and bfloat16",
+        _FUSED_INFER,
+    ),
     Rule(
         _every,
         lambda c: c.contiguous,
@@ -149,7 +166,12 @@ FUSED_INFER: tuple[Rule, ...] = (
 
 #: npu_fusion_attention, the training operator: the one that takes float32.
 FUSION: tuple[Rule, ...] = (
-    Rule(_every, lambda c: c.number_type in FLOATS, "takes float16, bfloat16 and float32", _FUSION),
+    Rule(
+        _every,
+        lambda c: c.number_type in TYPES["npu_fusion_attention"],
+        "takes float16, bfloat16 and float32",
+        _FUSION,
+    ),
     Rule(_every, lambda c: c.heads <= 256, "takes at most 256 heads", _FUSION),
     Rule(_every, lambda c: c.heads % c.kv_heads == 0, "query heads must be a multiple of KV heads", _FUSION),
     Rule(_every, lambda c: 1 <= c.width <= 768, "takes head dimensions up to 768", _FUSION),
@@ -172,11 +194,15 @@ def check(rules: tuple[Rule, ...], call: Attention) -> tuple[bool, str]:
     return True, "within the documented limits"
 
 
+def _takes(operator: str, dtype: torch.dtype) -> bool:
+    return str(dtype).removeprefix("torch.") in TYPES[operator]
+
+
 def rotary(x: torch.Tensor, cos: torch.Tensor) -> tuple[bool, str]:
     """npu_rotary_mul in half mode: x [B, N, S, D], cos [1 or B, 1 or N, S, D]."""
     batch, heads, _, width = x.shape
     source = _DOCUMENTED.format("npu_rotary_mul")
-    if str(x.dtype).removeprefix("torch.") not in FLOATS or cos.dtype != x.dtype:
+    if not _takes("npu_rotary_mul", x.dtype) or cos.dtype != x.dtype:
         return False, f"takes float16, bfloat16 and float32, all of one type (got {x.dtype} and {cos.dtype}; {source})"
     if width % 2 or width >= 896:
         return False, f"head dimension must be even and below 896 (got {width}; {source})"
@@ -188,7 +214,7 @@ def rotary(x: torch.Tensor, cos: torch.Tensor) -> tuple[bool, str]:
 def rms_norm(x: torch.Tensor, gamma: torch.Tensor) -> tuple[bool, str]:
     """npu_rms_norm over the last dimension."""
     source = _DOCUMENTED.format("npu_rms_norm")
-    if str(x.dtype).removeprefix("torch.") not in FLOATS or gamma.dtype != x.dtype:
+    if not _takes("npu_rms_norm", x.dtype) or gamma.dtype != x.dtype:
         return False, f"takes float16, bfloat16 and float32, weight alike (got {x.dtype}, {gamma.dtype}; {source})"
     if not 2 <= x.dim() <= 8:
         return False, f"takes 2 to 8 dimensions (got {x.dim()}; {source})"
@@ -198,7 +224,7 @@ def rms_norm(x: torch.Tensor, gamma: torch.Tensor) -> tuple[bool, str]:
 def sign_bits_pack(dtype: torch.dtype, numbers: int) -> tuple[bool, str]:
     """npu_sign_bits_pack of that many numbers."""
     source = _DOCUMENTED.format("npu_sign_bits_pack")
-    if str(dtype).removeprefix("torch.") not in ("float16", "float32"):
+    if not _takes("npu_sign_bits_pack", dtype):
         return False, f"takes float16 and float32 (got {dtype}; {source})"
     if numbers % 8:
         return False, f"a number of bits that fills no whole bytes is padded (got {numbers}; {source})"
@@ -210,6 +236,50 @@ def attention_update(outs: torch.Tensor, lses: torch.Tensor) -> tuple[bool, str]
     for name, tensor in (("outputs", outs), ("log-sum-exps", lses)):
         if str(tensor.dtype).removeprefix("torch.") not in FLOATS:
             return False, f"{name} widen to float32 (got {tensor.dtype}; aclnnAttentionUpdate of CANN 8.3)"
+    return True, "within the documented limits"
+
+
+def dynamic_quant(x: torch.Tensor, kind: torch.dtype) -> tuple[bool, str]:
+    """npu_dynamic_quant by rows."""
+    source = _DOCUMENTED.format("npu_dynamic_quant")
+    if str(kind) != "torch.int8":
+        return False, f"brings numbers to int8 (got {kind}; {source})"
+    if not _takes("npu_dynamic_quant", x.dtype):
+        return False, f"takes float16 and bfloat16 (got {x.dtype}; {source})"
+    if x.dim() < 2 or not x.numel():
+        return False, f"takes 2 dimensions and more, none of them empty (got {list(x.shape)}; {source})"
+    return True, "within the documented limits"
+
+
+def quant_matmul(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, weight_scale: torch.Tensor, dtype: torch.dtype
+) -> tuple[bool, str]:
+    """npu_quant_matmul of [M, K] and [N, K] with a scale per token."""
+    source = _DOCUMENTED.format("npu_quant_matmul")
+    if not _takes("npu_quant_matmul", x.dtype) or weight.dtype != x.dtype:
+        return False, f"multiplies int8 (got {x.dtype} and {weight.dtype}; {source})"
+    if not str(scale.dtype) == str(weight_scale.dtype) == "torch.float32":
+        return False, f"takes scales of float32 (got {scale.dtype} and {weight_scale.dtype}; {source})"
+    if str(dtype).removeprefix("torch.") not in HALF:
+        return False, f"with a scale per token it gives float16 and bfloat16 (got {dtype}; {source})"
+    if not x.numel() or not weight.numel():
+        return False, f"takes no empty tensors (got {list(x.shape)} and {list(weight.shape)}; {source})"
+    if max(weight.shape) > 65535:
+        return False, f"takes rows of up to 65535 numbers on either side (got {list(weight.shape)}; {source})"
+    return True, "within the documented limits"
+
+
+def grouped_matmul(x: torch.Tensor, weight: torch.Tensor) -> tuple[bool, str]:
+    """npu_grouped_matmul of rows [T, K] by one tensor of weights [E, N, K]."""
+    source = _DOCUMENTED.format("npu_grouped_matmul")
+    if not _takes("npu_grouped_matmul", x.dtype) or weight.dtype != x.dtype:
+        return False, f"takes float16, bfloat16 and float32, weights alike (got {x.dtype}, {weight.dtype}; {source})"
+    if weight.shape[0] > 1024:
+        return False, f"takes up to 1024 groups (got {weight.shape[0]}; {source})"
+    if max(weight.shape[1:]) >= 65536:
+        return False, f"takes rows of fewer than 65536 numbers on either side (got {list(weight.shape)}; {source})"
+    if not x.numel() or not weight.is_contiguous():
+        return False, f"takes rows, and weights without gaps (got {list(x.shape)}, {list(weight.shape)}; {source})"
     return True, "within the documented limits"
 
 

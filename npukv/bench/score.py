@@ -247,7 +247,7 @@ def _products(lm: LanguageModel, dtype: Any, tokens: int, eight: Any) -> Callabl
     """All layers' matrix products for so many tokens, and nothing else."""
     import torch
 
-    from npukv.relevance import eight_bit
+    from npukv.ops.products import bare_product, quantise_rows
 
     layer = lm.model.model.layers[0]
     attention, mlp = layer.self_attn, layer.mlp
@@ -260,14 +260,14 @@ def _products(lm: LanguageModel, dtype: Any, tokens: int, eight: Any) -> Callabl
     x = torch.randn(tokens, widest, device=weights[0].device, dtype=dtype)
     inputs = [x[:, : weight.shape[1]].contiguous() for weight in weights]
     if eight is None:
-        pairs = [(one, weight.t()) for one, weight in zip(inputs, weights, strict=True)]
+        pairs: list[tuple[Any, ...]] = [(one, weight.t()) for one, weight in zip(inputs, weights, strict=True)]
         product: Callable[..., Any] = torch.mm
     else:
         pairs = [
-            (eight_bit.quantise(one, eight)[0], eight_bit.quantise_weight(weight, eight).codes)
+            (*quantise_rows(one, eight), *quantise_rows(weight, eight), dtype)
             for one, weight in zip(inputs, weights, strict=True)
         ]
-        product = eight_bit._int8 if eight == torch.int8 else eight_bit._fp8
+        product = bare_product
 
     def run() -> None:
         for _ in lm.model.model.layers:

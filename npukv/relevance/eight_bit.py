@@ -1,19 +1,14 @@
-"""Matrix products in 8 bits, for scoring: weights scaled per output column, activations per row, as they come.
-
-The scales are applied after the product: x W' = s_x s_w (x / s_x) (W / s_w)'. So the product itself needs no scaling of
-its own kind, and runs in whichever 8-bit type the device multiplies fastest.
-"""
+"""Matrix products in 8 bits, for scoring: weights scaled per output column, activations per row, as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
 from npukv.errors import DeviceError
-
-Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+from npukv.ops.products import KINDS, quantise_rows, scaled_product
+from npukv.ops.registry import REFERENCE, explain
 
 
 class Weight(NamedTuple):
@@ -27,47 +22,17 @@ class Weight(NamedTuple):
         return Weight(self.codes[start:stop], None if self.scale is None else self.scale[start:stop])
 
 
-def largest(kind: torch.dtype) -> float:
-    """The largest number of an 8-bit type that is used."""
-    return 127.0 if kind == torch.int8 else torch.finfo(kind).max
-
-
-def quantise(x: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """[..., K] -> (codes [..., K] of the type, scale float32 [..., 1]) with x = codes * scale, nearly."""
-    wide = x.float()
-    scale = wide.abs().amax(-1, keepdim=True).clamp(min=1e-12) / largest(kind)
-    scaled = wide / scale
-    return (scaled.round() if kind == torch.int8 else scaled).to(kind), scale
-
-
 def quantise_weight(weight: torch.Tensor, kind: torch.dtype) -> Weight:
     """[N, K] in a floating type -> 8 bits, each row with a scale of its own."""
-    codes, scale = quantise(weight, kind)
-    return Weight(codes.contiguous(), scale[:, 0].contiguous())
+    return Weight(*quantise_rows(weight, kind))
 
 
 def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
     """x [M, K] times weight' -> [M, N], in x's type."""
     if weight.scale is None:
         return x @ weight.codes.t()
-    codes, scale = quantise(x, weight.codes.dtype)
-    product = _int8(codes, weight.codes) if codes.dtype == torch.int8 else _fp8(codes, weight.codes)
-    return (product.float() * scale * weight.scale).to(x.dtype)
-
-
-def _fp8(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """[M, K] x [N, K]' -> bfloat16 [M, N]."""
-    if x.device.type == "cpu":  # the reference: what the products mean
-        return (x.float() @ weight.float().t()).to(torch.bfloat16)
-    one = torch.ones((), dtype=torch.float32, device=x.device)
-    return torch._scaled_mm(x, weight.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True)
-
-
-def _int8(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """[M, K] x [N, K]' -> int32 [M, N]."""
-    if x.device.type == "cpu":
-        return (x.double() @ weight.double().t()).to(torch.int32)
-    return torch._int_mm(x, weight.t())
+    codes, scale = quantise_rows(x, weight.codes.dtype)
+    return scaled_product(codes, scale, weight.codes, weight.scale, x.dtype)
 
 
 def usable(device: torch.device) -> list[torch.dtype]:
@@ -77,16 +42,19 @@ def usable(device: torch.device) -> list[torch.dtype]:
         DeviceError: none.
     """
     found, reasons = [], []
-    for kind in (torch.float8_e4m3fn, torch.int8):
+    for kind in KINDS:
+        name = str(kind).removeprefix("torch.")
+        ones = torch.ones(32, 64, device=device, dtype=torch.bfloat16)
+        codes, scale = torch.empty(32, 64, device=device, dtype=kind), torch.ones(32, device=device)
         try:
-            linear(torch.ones(32, 64, device=device, dtype=torch.bfloat16), _ones(kind, device))
+            choices = explain("scaled_product", codes, scale, codes, scale, ones.dtype)
+            if choices[-1].kernel == REFERENCE and choices[-1].chosen:
+                reasons.append(f"{name}: {'; '.join(choice.reason for choice in choices[:-1]) or 'no kernel'}")
+                continue
+            linear(ones, quantise_weight(ones, kind))
             found.append(kind)
         except (RuntimeError, NotImplementedError) as error:
-            reasons.append(f"{str(kind).removeprefix('torch.')}: {str(error).splitlines()[0]}")
+            reasons.append(f"{name}: {str(error).splitlines()[0]}")
     if not found:
         raise DeviceError(f"this device multiplies no 8-bit numbers ({'; '.join(reasons)}); take --forward fused")
     return found
-
-
-def _ones(kind: torch.dtype, device: torch.device) -> Weight:
-    return quantise_weight(torch.ones(32, 64, device=device), kind)

@@ -20,12 +20,13 @@ from npukv.errors import InputError, ModelError
 from npukv.language_model import LanguageModel
 from npukv.ops.attention import causal_attention
 from npukv.relevance.eight_bit import Weight, linear, quantise_weight, usable
+from npukv.relevance.experts import Experts, experts_of, mixture
 
 FORWARDS = ("auto", "plain", "fused", "8bit")
 #: Multiplications and additions from which on compiling is worth its half minute.
 WORTHWHILE = 1e16
 #: Model types whose decoder layers are what `_leave` and `_enter` compute; other checks are by structure.
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe")
 
 _log = logging.getLogger("npukv")
 
@@ -39,9 +40,11 @@ def supports(model: Any) -> tuple[bool, str]:
         return False, "its attention has a sliding window"
     if config.hidden_act != "silu":
         return False, f"its activation is {config.hidden_act}, not silu"
-    layer = model.model.layers[0]
-    if any(getattr(layer.mlp, name).bias is not None for name in ("gate_proj", "up_proj", "down_proj")):
-        return False, "its MLP has biases"
+    for mlp in (layer.mlp for layer in model.model.layers):
+        if experts_of(mlp) is not None:
+            continue
+        if any(getattr(mlp, name).bias is not None for name in ("gate_proj", "up_proj", "down_proj")):
+            return False, "its MLP has biases"
     return True, "Llama-like decoder layers"
 
 
@@ -56,8 +59,7 @@ class Layer(NamedTuple):
     out: Weight
     out_bias: torch.Tensor | None
     after_norm: torch.Tensor
-    gate_up: Weight
-    down: Weight
+    mlp: tuple[Weight, Weight] | Experts  # gate and up as one, and down
 
 
 class Shape(NamedTuple):
@@ -78,7 +80,7 @@ class FastForward:
         compiled: compile the blocks; if the compiler fails, they run as they are, and a warning says so.
 
     Raises:
-        ModelError: the model is not supported; DeviceError: no 8-bit products on this device.
+        ModelError: the model is not supported, or not in 8 bits; DeviceError: no 8-bit products on this device.
     """
 
     def __init__(self, lm: LanguageModel, eight_bit: bool | torch.dtype = False, compiled: bool = True) -> None:
@@ -89,6 +91,8 @@ class FastForward:
             )
         self.lm = lm
         self.compiled = compiled
+        if eight_bit and any(experts_of(layer.mlp) for layer in lm.model.model.layers):
+            raise ModelError(f"{lm.name}: there are no 8-bit products of experts; take --forward fused")
         kind = usable(lm.device.torch_device)[0] if eight_bit is True else eight_bit or None
         self.kind = kind
         self.layers = [_fuse(layer, kind) for layer in lm.model.model.layers]
@@ -245,6 +249,7 @@ def _fuse(layer: Any, kind: torch.dtype | None) -> Layer:
             module.weight.data = part  # no second copy: the model's own weights become views of the fused one
         return Weight(weight)
 
+    experts = experts_of(mlp)
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     biases = [module.bias for module in projections]
     return Layer(
@@ -256,8 +261,7 @@ def _fuse(layer: Any, kind: torch.dtype | None) -> Layer:
         fused(attention.o_proj),
         None if attention.o_proj.bias is None else attention.o_proj.bias.detach(),
         layer.post_attention_layernorm.weight.detach(),
-        fused(mlp.gate_proj, mlp.up_proj),
-        fused(mlp.down_proj),
+        experts or (fused(mlp.gate_proj, mlp.up_proj), fused(mlp.down_proj)),
     )
 
 
@@ -277,6 +281,15 @@ def _linear(x: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -
     """[B, S, K] -> [B, S, N]."""
     out = linear(x.flatten(0, 1), weight).unflatten(0, x.shape[:2])
     return out if bias is None else out + bias
+
+
+def _mlp(x: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """[B, S, hidden] -> [B, S, hidden]."""
+    if isinstance(layer.mlp, Experts):
+        return mixture(x.flatten(0, 1), layer.mlp).view(x.shape)
+    gate_up, down = layer.mlp
+    gate, up = _linear(x, gate_up).chunk(2, dim=-1)
+    return _linear(silu(gate) * up, down)
 
 
 def _cross(
@@ -301,8 +314,7 @@ def _cross(
     """
     if before is not None and attended is not None:
         hidden = hidden[:, -attended.shape[1] :] + _linear(attended, before.out, before.out_bias)
-        gate, up = _linear(_norm(hidden, before.after_norm, shape.epsilon), before.gate_up).chunk(2, dim=-1)
-        hidden = hidden + _linear(silu(gate) * up, before.down)
+        hidden = hidden + _mlp(_norm(hidden, before.after_norm, shape.epsilon), before)
     if after is None:
         return (hidden,)
     entering = _norm(hidden, after.norm, shape.epsilon)

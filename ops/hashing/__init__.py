@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from npukv.ops.hashing import ascend as _ascend  # noqa: F401 - its kernels register themselves
+from npukv.ops.hashing.blocks import hamming_blocks
 from npukv.ops.hashing.operators import (
     hamming_scores,
     hamming_scores_matmul,
@@ -17,6 +18,7 @@ from npukv.ops.hashing.operators import (
 from npukv.ops.hashing.weights import random_orthogonal
 
 __all__ = [
+    "hamming_blocks",
     "hamming_scores",
     "hamming_scores_matmul",
     "hamming_select",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,9 @@ CONTRACTS = ROOT / "backends" / "ascend" / "contract"
 VERSIONS = tuple(sorted(path.stem.partition("-")[2] for path in CONTRACTS.glob("torch_npu-*.json")))
 CALLS = "backends/ascend/calls.py"
 DEVICE = "backends/ascend/device.py"
+#: Whose `m.def`s are the schemas of the custom operators.
+BINDING = ROOT / "ops" / "ascendc" / "binding" / "binding.cpp"
+NAMESPACES = ("torch.ops.npu", "torch.ops.atb", "torch.ops.npukv_ascendc")
 #: backends/base.py drives streams, graphs and events of whichever card: what its names are on this one.
 SHARED = "backends/base.py"
 SHARED_NAMES = {
@@ -55,8 +59,14 @@ def contract(version: str) -> dict[str, Any]:
 def operator_schemas(version: str) -> dict[str, Any]:
     import torch
 
-    parsed = (torch._C.parse_schema(text) for text in contract(version)["operators"])
+    parsed = (torch._C.parse_schema(text) for text in [*contract(version)["operators"], *custom_schemas()])
     return {schema.name + ("." + schema.overload_name if schema.overload_name else ""): schema for schema in parsed}
+
+
+def custom_schemas() -> list[str]:
+    """What the binding of ops/ascendc defines: strings that C++ joins."""
+    found = re.findall(r'm\.def\(((?:\s*"[^"]*")+)\)', BINDING.read_text(encoding="utf-8"))
+    return ["".join(re.findall(r'"([^"]*)"', text)) for text in found]
 
 
 def package_files() -> list[Path]:
@@ -80,7 +90,7 @@ def sites(source: str, file: str) -> Iterator[Site]:
             if not isinstance(node, ast.Attribute):
                 continue
             receiver = ast.unparse(node.value)
-            if receiver in ("torch.ops.npu", "torch.ops.atb"):
+            if receiver in NAMESPACES:
                 name, operator = node.attr, True
             elif receiver in ("torch.npu", "_npu()") or receiver in runtime:
                 name, operator = node.attr, False
@@ -103,7 +113,7 @@ def strays(source: str, file: str) -> list[str]:
         elif isinstance(node, ast.Attribute):
             names = [ast.unparse(node)]
         for name in names:
-            operators = name.startswith(("torch.ops.npu", "torch.ops.atb"))
+            operators = name.startswith(tuple(f"{namespace}." for namespace in NAMESPACES))
             runtime = name.split(".")[0] == "torch_npu" or name.startswith("torch.npu")
             if (operators and file != CALLS) or (runtime and file not in (DEVICE, CALLS)):
                 found.append(f"{file}:{node.lineno} uses {name}")
@@ -150,7 +160,7 @@ def _operator_violations(site: Site, version: str) -> list[str]:
         expected, got = str(by_name[name].type), _type_of(value, site.annotations)
         if got is None:
             problems.append(f"{name}={ast.unparse(value)}: its type cannot be seen here")
-        elif not _fits(got, expected):
+        elif not _fits(got, expected, name):
             problems.append(f"{name}={ast.unparse(value)} is {got}, expected {expected}")
         if name in WORDS and isinstance(value, ast.Constant) and value.value not in WORDS[name]:
             problems.append(f"{name}={value.value!r}, expected one of {sorted(WORDS[name])}")
@@ -209,7 +219,7 @@ def _type_of(value: ast.expr, annotations: dict[str, str]) -> str | None:
     return None
 
 
-def _fits(got: str, expected: str) -> bool:
+def _fits(got: str, expected: str, name: str) -> bool:
     """Whether a Python type may be given for a schema's type, as torch prints it ("Optional[Tensor]", "List[int]")."""
     optional = expected.startswith("Optional[")
     inner = expected.removeprefix("Optional[").removesuffix("]") if optional else expected
@@ -229,4 +239,6 @@ def _fits(got: str, expected: str) -> bool:
         "List[int": {"list[int]"},
         "List[SymInt": {"list[int]"},
     }
+    if parts == {"torch.dtype"}:  # a number in the schema: torch takes its own types for it, by either name
+        return inner in ("int", "ScalarType") and name.endswith(("dtype", "dst_type"))
     return parts - {"None", "NoneType"} <= takes.get(inner, set())

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from npukv.ops.clustering.reference import soft_match
+
 INFINITY = float("inf")
 
 
@@ -45,7 +47,7 @@ def cases(dtypes: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16, torc
     """All of them; operators without floating numbers have one of each kind."""
     for dtype in dtypes:
         word = str(dtype).removeprefix("torch.")
-        for maker in (attention, clustering, decode, hashing):
+        for maker in (attention, clustering, decode, hashing, products):
             for operator, label, arguments, *written in maker(Draw(7, dtype)):
                 yield Case(operator, f"{label}-{word}", tuple(arguments), tuple(*written))
     for operator, label, arguments, *written in codes(Draw(11, torch.float32)):
@@ -106,6 +108,13 @@ def clustering(draw: Draw) -> Iterator[tuple]:
     yield "soft_match", "61", (keys, centre, 3, 20, 17, 1.0)
     places = torch.cat([torch.arange(40), draw.whole(0, 40, 21)]).int().expand(2, 2, -1).contiguous()
     yield "merge_centroids", "61", (values, degrees, places, 40)
+    keys, values = (draw.normal(2, 2, 130, 64) for _ in range(2))
+    degrees = draw.whole(1, 6, 2, 2, 130).float()
+    centre = torch.nn.functional.normalize(keys.float(), dim=-1).mean(2)
+    into = soft_match(keys, centre, 2, 64, 53)
+    yield "merge_pass", "130", (keys, values, degrees, into, 2, 64, 53)
+    keys = draw.normal(2, 2, 61, 32)
+    degrees = draw.whole(1, 6, 2, 2, 61).float()
     yield "cluster", "61", (keys, degrees, [3, 20, 15, 2, 22, 11], 1.0)
 
 
@@ -145,6 +154,22 @@ def hashing(draw: Draw) -> Iterator[tuple]:
     yield "hashed_attention", "padding", (query, asked, held, keys, values, length, 12, 2, 3, start, 0.2)
 
 
+def products(draw: Draw) -> Iterator[tuple]:
+    for ends, width, outputs in (([5, 5, 31, 40], 96, 48), ([1], 17, 3), ([0, 0, 9], 64, 80)):
+        x, weight = draw.normal(ends[-1], width), draw.normal(len(ends), outputs, width, size=width**-0.5)
+        places = torch.tensor(ends, dtype=torch.int32)
+        yield "grouped_linear", f"{len(ends)}x{ends[-1]}x{width}x{outputs}", (x, weight, places)
+    if draw.dtype is torch.float32:
+        return  # cards multiply 8 bits into halves
+    for rows, width, outputs in ((37, 96, 48), (1, 1111, 7)):
+        x = draw.normal(rows, width) * torch.logspace(-2, 1, rows)[:, None].to(draw.dtype)
+        yield "quantise_rows", f"{rows}x{width}", (x, torch.int8)
+        whole = [draw.whole(-127, 128, count, width).to(torch.int8) for count in (rows, outputs)]
+        scales = [draw.normal(count, dtype=torch.float32).abs() / 127 for count in (rows, outputs)]
+        label = f"{rows}x{width}x{outputs}"
+        yield "scaled_product", label, (whole[0], scales[0], whole[1], scales[1], draw.dtype)
+
+
 def codes(draw: Draw) -> Iterator[tuple]:
     for keys, words in ((140, 4), (1000, 8)):
         query = draw.whole(-(2**31), 2**31 - 1, 2, 8, 1, words)
@@ -158,6 +183,7 @@ def codes(draw: Draw) -> Iterator[tuple]:
         yield "hamming_select", label, (query, held, length, 40, 3, 5, start)
         scores = draw.whole(0, 256, 2, 2, keys)
         yield "select_top_k", label, (scores, length, 40, 3, 5, start, 256)
+        yield "hamming_blocks", label, (query, held, length, 4, 1, 2)
         yield "select_blocks", label, (scores, length, 4, 1, 2, 256)
 
 
@@ -207,6 +233,10 @@ def difference(got: torch.Tensor, exact: torch.Tensor, coarsest: torch.dtype) ->
     got = got.cpu()
     if got.shape != exact.shape:
         return f"shape {tuple(got.shape)}, expected {tuple(exact.shape)}"
+    if got.dtype is torch.int8:  # rounded to the nearest: where that is nearly a tie, either is right
+        off = (got.int() - exact.int()).abs()
+        wrong, worst = float((off > 0).float().mean()), int(off.max())
+        return f"{wrong:.1%} of the codes differ, by up to {worst}" if worst > 1 or wrong > 0.01 else ""
     if not got.is_floating_point():
         wrong = int((got != exact).sum())
         return f"{wrong} of {got.numel()} whole numbers differ" if wrong else ""
@@ -226,4 +256,5 @@ def difference(got: torch.Tensor, exact: torch.Tensor, coarsest: torch.dtype) ->
 def coarsest(case: Case) -> torch.dtype:
     """The type that limits a case's precision."""
     found = {value.dtype for value in case.arguments if isinstance(value, torch.Tensor) and value.is_floating_point()}
+    found |= {value for value in case.arguments if isinstance(value, torch.dtype)}
     return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in found), torch.float32)

@@ -51,6 +51,22 @@ def examples(make: Make) -> dict[str, tuple[str, tuple[Any, ...]]]:
         "signs": ("sign_bits_pack", (make(1024, dtype=single),)),
         "rotation": ("rotary_mul", (make(2, 6, 1, 64, dtype=brain), *(make(2, 1, 1, 64, dtype=brain) for _ in "cs"))),
         "norm": ("rms_norm", (make(3, 64, dtype=half), make(64, dtype=half), 1e-5)),
+        "codes": ("dynamic_quant", (make(40, 96, dtype=brain),)),
+        "product of codes": (
+            "quant_matmul",
+            (
+                *(make(40, 96, dtype=torch.int8), make(48, 96, dtype=torch.int8).t()),
+                *(make(48, dtype=single), make(40, dtype=single), brain),
+            ),
+        ),
+        "groups": (
+            "grouped_matmul",
+            (
+                [make(40, 96, dtype=brain)],
+                [make(3, 48, 96, dtype=brain).transpose(1, 2)],
+                make(3, dtype=torch.int64),
+            ),
+        ),
         "norm of heads": ("rms_norm", (make(3, 4, 1, 64, dtype=brain), make(64, dtype=brain), 1e-6)),
     }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from npukv.backends.ascend.legality import TYPES
 from tests.ascend.binding import (
     CALLS,
     DEVICE,
@@ -14,6 +15,7 @@ from tests.ascend.binding import (
     VERSIONS,
     Site,
     contract,
+    custom_schemas,
     operator_schemas,
     package_files,
     sites,
@@ -74,14 +76,21 @@ def test_every_operator_called_has_its_own_function() -> None:
         calls = [
             node
             for node in ast.walk(function)
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("torch.ops.npu.")
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("torch.ops.npu")
         ]
         assert len(calls) <= 1, f"{function.name} calls {len(calls)} operators"
 
 
+def test_every_operator_called_has_its_types() -> None:
+    custom = {schema.partition("(")[0] for schema in custom_schemas()}
+    assert len(custom) == 2
+    assert {site.name for site in all_sites() if site.operator} == set(TYPES) | custom
+
+
 HEAD = (
     "import torch\n"
-    "def call(x: torch.Tensor, n: int, f: float, s: str, xs: list[torch.Tensor], m: torch.Tensor | None):\n"
+    "def call(x: torch.Tensor, n: int, f: float, s: str, xs: list[torch.Tensor], m: torch.Tensor | None,"
+    " t: torch.dtype):\n"
 )
 
 #: What a tired author might write, each with the word the report must hold.
@@ -112,6 +121,12 @@ WRONG: dict[str, tuple[str, str]] = {
     "a tensor of lengths for a list": (
         "torch.ops.npu.npu_fused_infer_attention_score(x, x, x, actual_seq_lengths_kv=x)",
         "expected Optional[List[int]]",
+    ),
+    "a type for a number that is none": ("torch.ops.npu.npu_sign_bits_pack(x, t)", "is torch.dtype, expected int"),
+    "the type by another name": ("torch.ops.npu.npu_quant_matmul(x, x, x, out_dtype=t)", "no argument 'out_dtype'"),
+    "a custom operator without its last argument": (
+        "torch.ops.npukv_ascendc.hamming_blocks(x, x, x, n, n)",
+        "misses 'recent_blocks'",
     ),
     "None where one is needed": ("torch.ops.npu.npu_rms_norm(x, m)", "expected Tensor"),
     "a word that is no layout": ("torch.ops.npu.npu_fusion_attention(x, x, x, n, 'BHSD')", "expected one of"),

@@ -34,7 +34,7 @@ def test_the_report_on_simulated_cards(tmp_path: Path) -> None:
     found = {part["name"]: part for part in report["parts"]}
     assert [found[name]["status"] for name in parts.split(",")] == ["passed", "not run", "passed"]
     assert "CANN" in found["custom"]["said"]
-    assert len(found["probes"]["found"]) == 5
+    assert len(found["probes"]["found"]) == 6
     assert "nothing here is a measurement" in (tmp_path / "report.md").read_text()
 
 

@@ -36,10 +36,11 @@ WHEEL = "NPUKV_TORCH_NPU_WHEEL"
 #: Functions of calls.py that call an operator.
 OPERATOR_CALLS = (
     *("fused_infer_attention", "fused_infer_paged_attention", "fusion_attention", "attention_update"),
-    *("sign_bits_pack", "rotary_mul", "rms_norm"),
+    *("sign_bits_pack", "rotary_mul", "rms_norm", "dynamic_quant", "quant_matmul", "grouped_matmul"),
+    *("hamming_blocks", "centroid_merge"),
 )
 #: What the operators in Ascend C are made of.
-ASCENDC = {"hamming_blocks": ("hamming_scores", "select_blocks"), "centroid_merge": ("merge_centroids",)}
+ASCENDC = {"hamming_blocks": "hamming_blocks", "centroid_merge": "merge_pass"}
 
 
 @dataclass
@@ -223,11 +224,10 @@ def ascendc_rung() -> Rung:
     if not checks or all(check.outcome == "skipped" for check in checks):
         return Rung(said=next((check.message for check in checks), "there are no tests of Ascend C kernels"))
     marks = {}
-    for file, operators in ASCENDC.items():
+    for file, operator in ASCENDC.items():
         about = [check for check in checks if file in check.properties.get("file", "")]
         if about:
-            mark = "!" if failures(about) else "+"
-            marks |= dict.fromkeys(operators, mark)
+            marks[operator] = "!" if failures(about) else "+"
     rung = summed(checks, count(checks))
     rung.operators = marks
     return rung

@@ -19,6 +19,15 @@ def test_always_available() -> None:
     assert torch.zeros(1, device=Cpu().torch_device).device.type == "cpu"
 
 
+def test_units_and_seeds() -> None:
+    assert Cpu().units() == {"cores": len(os.sched_getaffinity(0))}
+    drawn = []
+    for seed in (5, 6, 5):
+        Cpu().seed(seed)
+        drawn.append(torch.randn(4))
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+
+
 def test_free_memory_is_below_what_the_machine_has() -> None:
     everything = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 16 * MIB < Cpu().free_memory() < everything

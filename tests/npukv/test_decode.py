@@ -272,6 +272,8 @@ def test_sampling_follows_the_distribution(chains: Any) -> None:
     assert torch.equal(
         generate(lm, ids[:3], max_new_tokens=1, do_sample=True, top_p=1e-6), generate(lm, ids[:3], max_new_tokens=1)
     )
+    seeded = [generate(lm, ids[:200], max_new_tokens=2, do_sample=True, seed=seed) for seed in (7, 8, 7)]
+    assert torch.equal(seeded[0], seeded[2]) and not torch.equal(seeded[0], seeded[1])
 
 
 def test_not_numbers_are_refused(llama: Any, capture: bool) -> None:

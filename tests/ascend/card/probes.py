@@ -65,12 +65,19 @@ def bit_of_zero() -> str:
     return f"+0, -0, 1, -1 twice pack to {int(packed.cpu().flatten()[0]):#010b} (bit 0 first: rightmost)"
 
 
+def codes_of_zeros() -> str:
+    device = select("npu").torch_device
+    codes, scale = calls.dynamic_quant(torch.zeros(2, 64, dtype=torch.float16, device=device))
+    return f"codes {codes.cpu().flatten()[:3].tolist()}, scale {scale.cpu().tolist()}"
+
+
 PROBES: dict[str, Callable[[], str]] = {
     "the order of scale and pse_shift": order_of_scale_and_shift,
     "attention of a row of length 0": a_row_that_sees_nothing,
     "a pse_shift of -inf gives": infinite_shift,
     "NaN behind actual_seq_lengths_kv": not_a_number_behind_the_length,
     "the sign bits of zeros": bit_of_zero,
+    "a row of zeros in 8 bits": codes_of_zeros,
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from npukv.backends import select
-from npukv.backends.ascend import calls
+from npukv.backends.ascend import calls, legality
 from tests.ascend.binding import contract
 from tests.ascend.shapes import described, examples, recorded
 from tests.ascend.simulated import runtime
@@ -114,6 +114,16 @@ def test_generators_of_a_card_repeat_themselves() -> None:
     assert torch.equal(seeded, torch.randn(5, device="npu").cpu())
 
 
+def test_the_device_contract_seeds_and_counts() -> None:
+    device = select("npu")
+    assert device.units() == {"cube cores": runtime.CORES, "vector cores": 2 * runtime.CORES}
+    drawn = []
+    for seed in (5, 6, 5):
+        device.seed(seed)
+        drawn.append(torch.randn(5, device="npu").cpu())
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+
+
 def test_cards_count_for_themselves() -> None:
     before = [torch.npu.memory_allocated(card) for card in range(2)]
     block = torch.empty(KIB, dtype=torch.uint8, device="npu:1")
@@ -163,18 +173,51 @@ def test_the_default_stream_captures_nothing() -> None:
         torch.npu.NPUGraph().capture_begin()
 
 
+def zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """Zeros but where a call must be consistent: the fixed triangle, and where groups of 40 rows end."""
+    if shape == (2048, 2048):
+        return torch.ones(shape, dtype=dtype, device="npu").triu_(1)
+    return torch.full(shape, 40 if dtype is torch.int64 else 0, dtype=dtype, device="npu")
+
+
 @pytest.mark.parametrize("label", examples(torch.empty))
 def test_emulated_operators_have_the_vendors_shapes(label: str) -> None:
     if recorded()[label] == "no Meta kernel":
         pytest.skip("the vendor has no Meta kernel for it")
 
-    def make(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-        if shape == (2048, 2048):
-            return torch.ones(shape, dtype=dtype, device="npu").triu_(1)
-        return torch.zeros(shape, dtype=dtype, device="npu")
-
-    function, arguments = examples(make)[label]
+    function, arguments = examples(zeros)[label]
     assert described(getattr(calls, function)(*arguments)) == recorded()[label]
+
+
+#: An example call of every operator.
+ONE_OF_EACH = {
+    "npu_fused_infer_attention_score": "one query",
+    "npu_fusion_attention": "training",
+    "npu_attention_update": "merge",
+    "npu_sign_bits_pack": "signs",
+    "npu_rotary_mul": "rotation",
+    "npu_rms_norm": "norm",
+    "npu_dynamic_quant": "codes",
+    "npu_quant_matmul": "product of codes",
+    "npu_grouped_matmul": "groups",
+}
+
+
+@pytest.mark.parametrize("word", ["float16", "bfloat16", "float32", "float64", "int8", "int32"])
+@pytest.mark.parametrize("operator", legality.TYPES)
+def test_the_table_of_types_is_what_the_operators_take(operator: str, word: str) -> None:
+    """The same call with all its numbers in another type."""
+    own = {getattr(torch, one) for one in legality.TYPES[operator]}
+
+    def make(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return zeros(*shape, dtype=getattr(torch, word) if dtype in own else dtype)
+
+    function, arguments = examples(make)[ONE_OF_EACH[operator]]
+    if word in legality.TYPES[operator]:
+        getattr(calls, function)(*arguments)
+    else:
+        with pytest.raises(Refused):
+            getattr(calls, function)(*arguments)
 
 
 def program(seed: int, device: str) -> list[torch.Tensor]:

@@ -14,6 +14,9 @@ from npukv.cache.hashed import HashedCache
 from npukv.cache.preallocated import PreallocatedCache
 from npukv.decode import generate
 from npukv.ops.registry import strict
+from npukv.relevance.eight_bit import usable
+from npukv.relevance.experts import Experts, mixture
+from npukv.relevance.fast_forward import FastForward
 from tests.ascend.simulated import runtime
 
 QUESTION = "What is the special magic number for heron?"
@@ -52,6 +55,41 @@ def test_the_default_type_answers_too(text: str) -> None:
     assert lm.device.name == "npu"
     assert lm.model.dtype is torch.bfloat16
     assert "48213" in npukv.answer(lm, text[:9_000] + FACT, QUESTION, batch=4).text
+
+
+def test_eight_bit_scores(text: str) -> None:
+    """int8 is what the card multiplies; whole segments are scored by its own operators, close to the plain scores."""
+    lm = npukv.load(device="npu")
+    assert usable(lm.device.torch_device) == [torch.int8]
+    eight = FastForward(lm, eight_bit=True, compiled=False)
+    before = runtime.operator_calls().get("aten::mm", 0)
+    with strict():
+        got = npukv.score_segments(lm, text[:6_000], QUESTION, forward=eight, batch=4)
+    multiplied = runtime.operator_calls().get("aten::mm", 0) - before
+    plain = npukv.score_segments(lm, text[:6_000], QUESTION, forward="plain", batch=4)
+    assert eight.kind is torch.int8
+    assert abs(got.values - plain.values).max() < 0.2
+    assert not (got.values == plain.values).all()
+    assert multiplied == 0, "the head alone is multiplied in 16 bits, and by another operator"
+
+
+def test_a_mixture_of_experts() -> None:
+    """Its MLP on the card by grouped products alone, and captured: the host reads no sizes of groups."""
+    made = torch.Generator().manual_seed(2)
+    shapes = ((5, 64), (5, 96, 64), (5, 64, 48))
+    weights = [torch.randn(*shape, generator=made).mul(0.2).bfloat16() for shape in shapes]
+    x = torch.randn(33, 64, generator=made).bfloat16()
+    expected = mixture(x.float(), Experts(*(part.float() for part in weights), 2, True))
+    placed = Experts(*(part.to("npu") for part in weights), 2, True)
+    rows = torch.zeros(33, 64, dtype=torch.bfloat16, device="npu")
+    with strict():
+        mixture(rows, placed)
+        graph = torch.npu.NPUGraph()
+        with torch.npu.graph(graph):
+            got = mixture(rows, placed)
+    rows.copy_(x)
+    graph.replay()
+    assert (got.cpu().float() - expected).abs().max() < 0.03 * expected.abs().max()
 
 
 def make_caches() -> dict:

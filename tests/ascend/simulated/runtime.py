@@ -16,6 +16,8 @@ from tests.ascend.simulated.build import library
 NAME = "Simulated Ascend"
 #: Bytes of a card without a limit of its own.
 CAPACITY = 8 << 30
+#: Cube cores it says it has; twice as many vector cores, as on arch 2201. No card has so few.
+CORES = 3
 
 _c = ctypes.PyDLL(str(library()))
 for _name, _result, _arguments in (
@@ -151,7 +153,11 @@ def manual_seed(seed):
 
 
 def manual_seed_all(seed):
-    pass  # torch.manual_seed, which calls this, has seeded the generator that the CPU kernels draw from
+    manual_seed(seed)  # all cards draw from the host's generator
+
+
+def get_device_limit(device):
+    return {"cube_core_num": CORES, "vector_core_num": 2 * CORES}
 
 
 def get_amp_supported_dtype():
@@ -304,6 +310,7 @@ PUBLIC = (
     "synchronize",
     "manual_seed",
     "manual_seed_all",
+    "get_device_limit",
     "get_amp_supported_dtype",
     "Stream",
     "Event",

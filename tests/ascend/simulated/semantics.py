@@ -15,6 +15,7 @@ import torch
 from tests.ascend.simulated import runtime
 
 TRIANGLE = torch.ones(2048, 2048, dtype=torch.bool).triu_(1)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 #: Keys up to which a mask for a single query counts (github.com/vllm-project/vllm-ascend, #15503).
 MASKED_KEYS = 512
 
@@ -37,7 +38,7 @@ def fusion_attention(
     unused = (padding_mask, prefix, actual_seq_qlen, actual_seq_kvlen)
     _demand(unused == (None,) * 4 and keep_prob == 1.0 and inner_precise == 0, "an option that is not emulated")
     _layout(input_layout, query, key, value)
-    _demand(query.dtype in (torch.float16, torch.bfloat16, torch.float32), f"type {query.dtype}")
+    _demand(query.dtype in FLOATS, f"type {query.dtype}")
     _demand(query.dtype == key.dtype == value.dtype, "query, key and value of several types")
     (batch, heads, queries, width), keys = query.shape, key.shape[2]
     _demand(heads == head_num, f"head_num {head_num} for {heads} heads")
@@ -139,7 +140,7 @@ def rotary_mul(x, r1, r2, rotary_mode="half", rotate=None):
     """npu_rotary_mul: r1 x + r2 (-x2, x1)."""
     _demand(rotary_mode == "half" and rotate is None, "a mode that is not emulated")
     _demand(x.dim() == r1.dim() == r2.dim() == 4 and r1.shape == r2.shape, f"{x.shape} {r1.shape} {r2.shape}")
-    _demand(x.dtype == r1.dtype == r2.dtype and x.is_floating_point(), f"{x.dtype} {r1.dtype}")
+    _demand(x.dtype == r1.dtype == r2.dtype and x.dtype in FLOATS, f"{x.dtype} {r1.dtype}")
     batch, heads, _, width = x.shape
     _demand(width % 2 == 0 and width < 896 and batch < 1000 and heads < 1000, f"{tuple(x.shape)}")
     _demand(r1.shape[0] in (1, batch) and r1.shape[1] in (1, heads) and r1.shape[2:] == x.shape[2:], f"{r1.shape}")
@@ -149,11 +150,63 @@ def rotary_mul(x, r1, r2, rotary_mode="half", rotate=None):
 
 def rms_norm(x, gamma, epsilon=1e-6):
     """npu_rms_norm: x / rms(x) gamma, and 1 / rms."""
-    _demand(x.dtype == gamma.dtype and x.is_floating_point() and 2 <= x.dim() <= 8, f"{x.dtype} {gamma.dtype}")
+    _demand(x.dtype == gamma.dtype and x.dtype in FLOATS and 2 <= x.dim() <= 8, f"{x.dtype} {gamma.dtype}")
     _demand(gamma.shape == x.shape[-1:], f"{tuple(gamma.shape)} for {tuple(x.shape)}")
     inverse = (x.float().square().mean(-1, keepdim=True) + epsilon).rsqrt()
     return (x.float() * inverse * gamma.float()).to(x.dtype), inverse
 
+
+def dynamic_quant(input, smooth_scales=None, group_index=None, dst_type=None, quant_mode="pertoken", dst_type_max=0.0):
+    """npu_dynamic_quant: round(x / scale) with scale = largest absolute value of a row / 127."""
+    options = (smooth_scales, group_index, dst_type, quant_mode, dst_type_max)
+    _demand(options == (None, None, None, "pertoken", 0.0), "an option that is not emulated")
+    _demand(input.dtype in (torch.float16, torch.bfloat16), f"type {input.dtype}")
+    _demand(input.dim() > 1 and input.numel() > 0, f"{tuple(input.shape)}")
+    scale = input.float().abs().amax(-1) / 127
+    codes = (input.float() / scale[..., None]).round()
+    return codes.nan_to_num(77).to(torch.int8), scale  # what 0 / 0 becomes is not documented
+
+
+def quant_matmul(
+    x1, x2, scale, offset=None, pertoken_scale=None, bias=None, output_dtype=None, x1_dtype=None, x2_dtype=None,
+    pertoken_scale_dtype=None, scale_dtype=None, group_sizes=None, y_scale=None,
+):  # fmt: skip
+    """npu_quant_matmul: (x1 x2) scale pertoken_scale, for int8."""
+    unused = (offset, bias, x1_dtype, x2_dtype, pertoken_scale_dtype, scale_dtype, group_sizes, y_scale)
+    _demand(unused == (None,) * 8, "an option that is not emulated")
+    _demand(x1.dtype == x2.dtype == torch.int8 and x1.dim() == x2.dim() == 2, f"{x1.dtype} {x2.dtype}")
+    (rows, width), columns = x1.shape, x2.shape[1]
+    _demand(x2.shape[0] == width, f"{tuple(x1.shape)} times {tuple(x2.shape)}")
+    _demand(min(rows, width, columns) > 0 and max(width, columns) <= 65535, f"{tuple(x1.shape)} {tuple(x2.shape)}")
+    _demand(scale.dtype == torch.float32 and scale.shape in ((1,), (columns,)), f"scale {scale.dtype} {scale.shape}")
+    _demand(pertoken_scale is not None and pertoken_scale.dtype == torch.float32, "no scale per token")
+    _demand(pertoken_scale.shape == (rows,), f"pertoken_scale {tuple(pertoken_scale.shape)}")
+    types = {5: torch.float16, 15: torch.bfloat16}  # torch's numbers of its types, as the schema has them
+    _demand(output_dtype in types, f"output_dtype {output_dtype}")
+    product = x1.double() @ x2.double()
+    return (product * pertoken_scale[:, None] * scale).to(types[output_dtype])
+
+
+def grouped_matmul(x, weight, group_list=None, split_item=0, group_type=None, group_list_type=0, **options):
+    """npu_grouped_matmul of one tensor of rows by one of weights [E, K, N]: the groups end where group_list says."""
+    _only(options, "")
+    _demand(len(x) == len(weight) == 1 and (split_item, group_type, group_list_type) == (2, 0, 0), "other groups")
+    (rows,), (weights,) = x, weight
+    _demand(rows.dtype == weights.dtype and rows.dtype in FLOATS, f"{rows.dtype} {weights.dtype}")
+    _demand(
+        rows.dim() == 2 and weights.dim() == 3 and weights.shape[1] == rows.shape[1], f"{rows.shape} {weights.shape}"
+    )
+    _demand(weights.shape[0] <= 1024 and max(weights.shape[1:]) < 65536, f"{tuple(weights.shape)}")
+    _demand(group_list.dtype == torch.int64 and group_list.shape == weights.shape[:1], f"group_list {group_list}")
+    ends = [0, *group_list.tolist()]
+    _demand(sorted(ends) == ends and ends[-1] == rows.shape[0], f"group_list {ends[1:]} for {rows.shape[0]} rows")
+    parts = zip(ends, ends[1:], weights, strict=False)
+    made = torch.cat([rows[start:end].float() @ one.float() for start, end, one in parts])
+    return [made.to(rows.dtype)]
+
+
+#: Arguments that may be transposed views.
+TRANSPOSED = {"npu_quant_matmul": (1,), "npu_grouped_matmul": (1,)}
 
 EMULATED: dict[str, Callable[..., Any]] = {
     "npu_fusion_attention": fusion_attention,
@@ -162,6 +215,9 @@ EMULATED: dict[str, Callable[..., Any]] = {
     "npu_sign_bits_pack": sign_bits_pack,
     "npu_rotary_mul": rotary_mul,
     "npu_rms_norm": rms_norm,
+    "npu_dynamic_quant": dynamic_quant,
+    "npu_quant_matmul": quant_matmul,
+    "npu_grouped_matmul": grouped_matmul,
 }
 
 
@@ -170,34 +226,41 @@ def _on_card(name: str, compute: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(compute)
     def run(*args: Any, **kwargs: Any) -> Any:
-        def host(value: Any) -> Any:
+        def host(value: Any, turned: bool = False) -> Any:
             if isinstance(value, list | tuple):
-                return [host(part) for part in value]
+                return [host(part, turned) for part in value]
             if not isinstance(value, torch.Tensor):
                 return value
             _demand(value.device.type == "npu", f"a tensor on {value.device}")
-            _demand(value.is_contiguous(), "a tensor that is not contiguous")
+            dense = value.is_contiguous() or (turned and value.transpose(-1, -2).is_contiguous())
+            _demand(dense, "a tensor that is not contiguous")
             return value.cpu()
 
         def work() -> Any:
+            turned = TRANSPOSED.get(name, ())
             try:
-                return compute(*[host(a) for a in args], **{k: host(v) for k, v in kwargs.items()})
+                return compute(
+                    *[host(a, i in turned) for i, a in enumerate(args)], **{k: host(v) for k, v in kwargs.items()}
+                )
             except Refused as error:
                 raise Refused(f"{name} does not take {error}") from None
 
         with runtime.unrecorded():
             made = work()
-            made = made if isinstance(made, tuple) else (made,)
+            several = isinstance(made, list)  # an operator of Tensor[]
+            made = made if isinstance(made, tuple | list) else (made,)
             results = tuple(part.to("npu") if isinstance(part, torch.Tensor) else part for part in made)
 
         def again() -> None:
             fresh = work()
-            fresh = fresh if isinstance(fresh, tuple) else (fresh,)
+            fresh = fresh if isinstance(fresh, tuple | list) else (fresh,)
             for held, new in zip(results, fresh, strict=True):
                 if isinstance(held, torch.Tensor):
                     held.copy_(new)
 
         runtime.record(again)
+        if several:
+            return list(results)
         return results if len(results) > 1 else results[0]
 
     return run
