@@ -37,6 +37,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SHARES = (0.1, 0.5, 1.0, 2.0, 5.0)
 GROWTH = (1 / 80, 1 / 40, 1 / 20, 1 / 10, 1 / 5, 2 / 5, 1.0)
+MEASURES = ("first", "certainty", "question", "certainty+question", "capped+question")
 CUT: dict[str, Any] = {"segment": SEGMENT, "overlap": OVERLAP}
 
 
@@ -297,7 +298,7 @@ def stage_many(chosen: Any) -> None:
                 found["kinds"] = [one["kind"] for one in facts]
                 found["ranks"] = {
                     measure: [rank_of(one.by(measure), places) for one, places in zip(scores, right, strict=True)]
-                    for measure in ("first", "certainty", "question", "certainty+question")
+                    for measure in MEASURES
                 }
                 found["best"] = [int(one.ranking()[0]) for one in scores]
                 for keep in (1, 4):
@@ -383,9 +384,14 @@ def stage_shape(chosen: Any) -> None:
             times = [alone(lambda q=q: npukv.score_segments(lm, tokens, q, **short))[1] for q in (asked[0], *asked)]
             return {"tokens": count, "build_seconds": build, "question_seconds": times[1:], "first_call": times[0]}
 
-        def whole(mode: str) -> dict[str, Any]:
-            """From the text to the answer on all cards: tokenise, score, gather, pick, generate."""
+        def whole(mode: str, needs: float) -> dict[str, Any]:
+            """From the text to the answer on all cards: tokenise, score, gather, pick, generate.
+
+            Of the text as much as there is time for; the whole of it takes `needs` seconds.
+            """
+            share = ranks.agree(min(1.0, (stage.left - 15) / needs), "look at the time")
             read = (chosen.work / "alone.txt").read_text(encoding="utf-8")
+            read = read[: int(share * len(read))]
             place = {"run": chosen.work / f"run-shape-{mode}", "index": chosen.work / f"index-shape-{mode}"}
             npukv.score_segments(lm, few, question, forward=fused, mode=mode, shortlist=rows, ranks=ranks, **options)
             ask = lambda: npukv.answer(  # noqa: E731
@@ -400,9 +406,9 @@ def stage_shape(chosen: Any) -> None:
 
         parts = {
             "fused": (45, lambda: rate(fused)),
-            "whole exact": (240, lambda: whole("exact")),
+            "whole exact": (60, lambda: whole("exact", 230)),
             "8bit": (30, lambda: rate(FastForward(lm, eight_bit=True))),
-            "whole 8bit": (150, lambda: whole("8bit")),
+            "whole 8bit": (40, lambda: whole("8bit", 155)),
             "sketch": (20, sketch),
         }
         for name in chosen.shape_parts.split(","):
@@ -423,7 +429,9 @@ def start_stage(name: str, cards: int, chosen: Any) -> None:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cards)]
     given = {"work": chosen.work, "stage": name, "deadline": chosen.deadline, "device": chosen.device}
     given |= {"shape": chosen.shape, "shape-tokens": chosen.shape_tokens, "shape-rows": chosen.shape_rows}
-    given |= {"shape-horizon": chosen.shape_horizon, "shape-parts": chosen.shape_parts} | ({"model": chosen.model} if chosen.model else {})
+    given |= {"shape-horizon": chosen.shape_horizon, "shape-parts": chosen.shape_parts} | (
+        {"model": chosen.model} if chosen.model else {}
+    )
     command += [__file__, *(f"--{key}={value}" for key, value in given.items() if value is not None)]
     left = chosen.deadline - time.time() + 15
     try:
