@@ -36,7 +36,9 @@ DeviceName = Annotated[str, typer.Option("--device", help="auto, npu, cuda or cp
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="the device's fastest")]
 SegmentLength = Annotated[int | None, typer.Option("--segment", help="Tokens per segment.", show_default="context / 5")]
 Overlap = Annotated[int | None, typer.Option(help="Tokens two segments share.", show_default="segment / 6")]
-Measure = Annotated[str, typer.Option(help="certainty+question, certainty, question, or first (XL3M's own).")]
+Measure = Annotated[
+    str, typer.Option(help="certainty+question, capped+question, certainty, question, or first (XL3M's own).")
+]
 Horizon = Annotated[int | None, typer.Option(help="Tokens to look ahead.", show_default="by measure")]
 AnswerPrefix = Annotated[str, typer.Option(help="Words the answer is made to begin with.")]
 Run = Annotated[Path | None, typer.Option(help="Directory that keeps the scores; an interrupted run resumes from it.")]
@@ -49,10 +51,11 @@ Index = Annotated[
     Path | None, typer.Option(help="Directory that keeps what is made of a text once.", show_default="that of --run")
 ]
 Mode = Annotated[
-    str, typer.Option(help="exact scores all segments; sketch and bm25 only those a cheaper look finds promising.")
+    str,
+    typer.Option(help="exact scores all segments; sketch, bm25 and 8bit only those a cheaper look finds promising."),
 ]
 Forward = Annotated[str, typer.Option(help="How the model reads: auto, plain, fused (compiled blocks) or 8bit.")]
-Shortlist = Annotated[str, typer.Option(help="How many segments sketch and bm25 score: a share (1%) or a number.")]
+Shortlist = Annotated[str, typer.Option(help="How many segments the other modes score: a share (1%) or a number.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Greatest length of the answer.")]
 
 _MEASURE = "certainty+question"
@@ -184,7 +187,7 @@ def score(
     from npukv.relevance.plot import check_plot
     from npukv.relevance.score import as_tokens, gather_batches, stream_scores
     from npukv.relevance.scores import Scores
-    from npukv.relevance.shortlist import shortlist as find_shortlist
+    from npukv.relevance.shortlist import shortlists
 
     wanted = parse_keep(keep or KEEP)
     if plot is not None:
@@ -204,16 +207,16 @@ def score(
             horizon=horizon,
             answer_prefix=answer_prefix,
         )
-        only = find_shortlist(lm, plan, mode, shortlist, ranks=ranks, progress=progress)
         options: dict[str, Any] = {
             "run": run,
             "batch": batch,
             "progress": progress,
-            "only": only,
             "forward": forward,
             "ranks": ranks,
         }
-        stream = stream_scores(lm, plan, **options)
+        lists = shortlists(lm, plan, mode, shortlist, measure=measure, **options)
+        only = lists[0] if lists else None
+        stream = stream_scores(lm, plan, only=only, **options)
         if ranks.size > 1:  # streaming is for one process; several are gathered
             count = len(plan.segments) if only is None else len(only)
             stream = iter(gather_batches(plan, list(stream), count, progress, ranks))

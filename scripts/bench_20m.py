@@ -10,7 +10,8 @@ one   one card: the token store; scoring everything for a question at growing le
       size, build and search time, first and later questions; recall of sketch and BM25 for all questions; answers
 many  all cards: the same questions, whose scores must be one card's to the bit; ranks and answers of all questions and
       of the 20 facts; the time line of each rank
-shape all cards, random weights (--shape llama-2-7b): one card against all, tokens per second; only with --shape
+shape random weights (--shape llama-2-7b), only with --shape: one card against all, tokens per second; the second text
+      from characters to an answer on all cards, exactly and by 8 bits first; the sketch and later questions
 
 A stage that fails, or does not fit into --seconds, is recorded, and the others run.
 """
@@ -36,6 +37,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SHARES = (0.1, 0.5, 1.0, 2.0, 5.0)
 GROWTH = (1 / 80, 1 / 40, 1 / 20, 1 / 10, 1 / 5, 2 / 5, 1.0)
+MEASURES = ("first", "certainty", "question", "certainty+question", "capped+question")
 CUT: dict[str, Any] = {"segment": SEGMENT, "overlap": OVERLAP}
 
 
@@ -252,20 +254,15 @@ def stage_many(chosen: Any) -> None:
         lm = npukv.load(chosen.model, ranks.device)
         asked = read_questions(chosen.work, "rivals")
         tokens = open_text(lm, chosen.work, "rivals", ranks)
-        marks: list[tuple[float, int]] = []
-        note = ranks.note
-        ranks.note = lambda done, last=False: (marks.append((time.time(), done)), note(done, last))[1]  # type: ignore[method-assign]
         part = npukv.text.Tokens(tokens.ids[:200_000], tokens.starts[:200_000], 0)
         npukv.score_segments(lm, part, asked[0]["question"], ranks=ranks, **CUT)  # warm
 
         def same() -> dict[str, Any]:
-            ranks.meet("begin")
-            marks.clear()
-            began = time.time()
             options = {**CUT, "run": chosen.work / "run-many", "ranks": ranks}
-            scores, seconds = timed(lm, lambda: npukv.score_segments(lm, tokens, asked[0]["question"], **options))
-            lines = ranks.gather(json.dumps([(at - began, done) for at, done in marks]).encode(), "gather time lines")
-            found: dict[str, Any] = {"seconds": seconds, "timeline": [json.loads(line) for line in lines]}
+            scores, seconds, lines = watched(
+                ranks, lambda: npukv.score_segments(lm, tokens, asked[0]["question"], **options)
+            )
+            found: dict[str, Any] = {"seconds": seconds, "timeline": lines}
             one = chosen.work / "scores-one.npz"
             if one.exists():
                 kept = np.load(one)
@@ -301,7 +298,7 @@ def stage_many(chosen: Any) -> None:
                 found["kinds"] = [one["kind"] for one in facts]
                 found["ranks"] = {
                     measure: [rank_of(one.by(measure), places) for one, places in zip(scores, right, strict=True)]
-                    for measure in ("first", "certainty", "question", "certainty+question")
+                    for measure in MEASURES
                 }
                 found["best"] = [int(one.ranking()[0]) for one in scores]
                 for keep in (1, 4):
@@ -319,47 +316,108 @@ def stage_many(chosen: Any) -> None:
             stage.path.write_text(json.dumps(stage.found))
 
 
+def watched(ranks: Any, work: Callable[[], Any]) -> tuple[Any, float, list[list[tuple[float, int]]]]:
+    """What work returns, its seconds, and of every rank when it had done how many segments."""
+    marks: list[tuple[float, int]] = []
+    note = ranks.note
+    ranks.note = lambda done, last=False: (marks.append((time.time(), done)), note(done, last))[1]
+    ranks.meet("begin")
+    began, started = time.time(), time.perf_counter()
+    try:
+        result = work()
+    finally:
+        ranks.note = note
+    ranks.device.synchronize()
+    seconds = time.perf_counter() - started
+    lines = ranks.gather(json.dumps([(at - began, done) for at, done in marks]).encode(), "gather time lines")
+    return result, seconds, [json.loads(line) for line in lines]
+
+
 def stage_shape(chosen: Any) -> None:
+    import npukv
     from npukv.bench.score import random_lm
     from npukv.parallel.ranks import ALONE, join
     from npukv.relevance.fast_forward import FastForward
-    from npukv.relevance.score import score_segments
+    from npukv.relevance.sketch import open_sketch
     from npukv.text import Tokens
 
-    with join(chosen.device, patience=300) as ranks:
+    with join(chosen.device, patience=400) as ranks:
         stage = Stage("shape", chosen, ranks.first)
         device = ranks.device
         lm = random_lm(chosen.shape, device, device.default_dtype())
+        lm.model.config.max_position_embeddings = 4096  # Llama 2's context: a longer text is scored, not read whole
         generator = np.random.default_rng(0)
         rows, segment = chosen.shape_rows, 1000 if device.name != "cpu" else 50
         count = segment * rows * 2 * max(1, round(chosen.shape_tokens / segment / rows / 2))
         ids = generator.integers(2, lm.model.config.vocab_size, count, dtype=np.int32)
         tokens = Tokens(ids, np.arange(count), count, None, "random")
-        options = {"segment": segment, "overlap": 0, "batch": rows, "horizon": chosen.shape_horizon}
+        options: dict[str, Any] = {"segment": segment, "overlap": 0, "batch": rows, "horizon": chosen.shape_horizon}
         question = "What is the special magic number for heron?"
+        fused = FastForward(lm)
+        few = Tokens(ids[: segment * rows], tokens.starts, 0, None, "few")
 
-        def measure(eight: bool) -> dict[str, Any]:
-            forward = FastForward(lm, eight_bit=eight)
-            score_segments(
-                lm, Tokens(ids[: segment * rows], tokens.starts, 0, None, "warm"), question, forward=forward, **options
-            )
-            found: dict[str, Any] = {"tokens": count}
-            values = {}
-            for name, team in (("one", ALONE), ("all", ranks)):
-                ranks.meet("begin")
-                if name == "one" and not ranks.first:
-                    ranks.meet("one card is done")
-                    continue
-                call = lambda t=team: score_segments(lm, tokens, question, forward=forward, ranks=t, **options)  # noqa: E731
-                scores, found[f"{name}_seconds"] = timed(lm, call)
-                values[name] = scores.entropies.tobytes() + scores.question.tobytes()
-                if name == "one":
-                    ranks.meet("one card is done")
-            found["identical"] = values.get("one") == values["all"]
+        def alone(work: Callable[[], Any]) -> tuple[Any, float]:
+            """On the first card; the others wait."""
+            ranks.meet("begin alone")
+            found = timed(lm, work) if ranks.first else (None, 0.0)
+            ranks.meet("one card is done")
             return found
 
-        stage.section("fused", 60, lambda: measure(False))
-        stage.section("8bit", 40, lambda: measure(True))
+        def rate(forward: Any) -> dict[str, Any]:
+            npukv.score_segments(lm, few, question, forward=forward, **options)
+            call = lambda team: npukv.score_segments(lm, tokens, question, forward=forward, ranks=team, **options)  # noqa: E731
+            one, one_seconds = alone(lambda: call(ALONE))
+            every, seconds, lines = watched(ranks, lambda: call(ranks))
+            found = {"tokens": count, "one_seconds": one_seconds, "all_seconds": seconds, "timeline": lines}
+            if ranks.first:
+                found["identical"] = all(
+                    getattr(one, name).tobytes() == getattr(every, name).tobytes() for name in ("entropies", "question")
+                )
+            return found
+
+        def sketch() -> dict[str, Any]:
+            """One card: the sketch, a first question, later ones."""
+            asked = [f"What is the special magic number for {name}?" for name in ("heron", "oak", "anchor", "lamp")]
+            alone(lambda: open_sketch(lm, few, forward=fused))
+            _, build = alone(lambda: open_sketch(lm, tokens, forward=fused))
+            short = {**options, "batch": None, "mode": "sketch", "forward": "plain"}
+            times = [alone(lambda q=q: npukv.score_segments(lm, tokens, q, **short))[1] for q in (asked[0], *asked)]
+            return {"tokens": count, "build_seconds": build, "question_seconds": times[1:], "first_call": times[0]}
+
+        def whole(mode: str, needs: float) -> dict[str, Any]:
+            """From the text to the answer on all cards: tokenise, score, gather, pick, generate.
+
+            Of the text as much as there is time for; the whole of it takes `needs` seconds.
+            """
+            share = ranks.agree(min(1.0, (stage.left - 15) / needs), "look at the time")
+            read = (chosen.work / "alone.txt").read_text(encoding="utf-8")
+            read = read[: int(share * len(read))]
+            place = {"run": chosen.work / f"run-shape-{mode}", "index": chosen.work / f"index-shape-{mode}"}
+            npukv.score_segments(lm, few, question, forward=fused, mode=mode, shortlist=rows, ranks=ranks, **options)
+            ask = lambda: npukv.answer(  # noqa: E731
+                lm, read, question, mode=mode, forward=fused, max_new_tokens=16, ranks=ranks, **place, **options
+            )
+            given, seconds, lines = watched(ranks, ask)
+            memory = ranks.gather(str(device.peak_memory()).encode(), "gather memory")
+            return {
+                "seconds": seconds, "parts": given.seconds, "tokens": given.tokens, "timeline": lines,
+                "best": [int(i) for i in given.scores.ranking()[:16]], "peak_memory": [int(value) for value in memory],
+            }  # fmt: skip
+
+        parts = {
+            "fused": (45, lambda: rate(fused)),
+            "whole exact": (60, lambda: whole("exact", 230)),
+            "8bit": (30, lambda: rate(FastForward(lm, eight_bit=True))),
+            "whole 8bit": (40, lambda: whole("8bit", 155)),
+            "sketch": (20, sketch),
+        }
+        for name in chosen.shape_parts.split(","):
+            needs, work = parts[name]
+            # all ranks begin a part or none does
+            if ranks.agree(stage.left >= needs, "look at the time"):
+                stage.section(name, 0, work)
+            else:
+                stage.section(name, float("inf"), work)
         if ranks.first:
             stage.path.write_text(json.dumps(stage.found))
 
@@ -371,7 +429,9 @@ def start_stage(name: str, cards: int, chosen: Any) -> None:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cards)]
     given = {"work": chosen.work, "stage": name, "deadline": chosen.deadline, "device": chosen.device}
     given |= {"shape": chosen.shape, "shape-tokens": chosen.shape_tokens, "shape-rows": chosen.shape_rows}
-    given |= {"shape-horizon": chosen.shape_horizon} | ({"model": chosen.model} if chosen.model else {})
+    given |= {"shape-horizon": chosen.shape_horizon, "shape-parts": chosen.shape_parts} | (
+        {"model": chosen.model} if chosen.model else {}
+    )
     command += [__file__, *(f"--{key}={value}" for key, value in given.items() if value is not None)]
     left = chosen.deadline - time.time() + 15
     try:
@@ -395,6 +455,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shape-tokens", type=float, default=1e6)
     parser.add_argument("--shape-rows", type=int, default=64)
     parser.add_argument("--shape-horizon", type=int, default=1)
+    parser.add_argument("--shape-parts", default="fused,whole exact,8bit,whole 8bit,sketch")
     parser.add_argument("--plots", type=Path, help="draw the plots of an earlier run's JSON and stop")
     for hidden in ("--work", "--stage", "--deadline"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -421,7 +482,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         chosen.work = Path(work)
         stages = [name for name in (*chosen.stages.split(","), "shape" if chosen.shape else "") if name]
-        if set(stages) & {"one", "many"}:
+        if set(stages) & {"one", "many"} or "whole" in chosen.shape_parts:
             tokenizer = AutoTokenizer.from_pretrained(chosen.model or str(model_folder()))
             started = time.time()
             make_texts(

@@ -66,14 +66,34 @@ def print_tables(found: dict[str, Any]) -> None:
         print(
             f"  sketch mode: answers {sketch['answers']['right']}; the same best segment {same}, the same answer {said}"
         )
+    print_shape(found.get("shape", {}), found["cards"])
+
+
+def print_shape(shape: dict[str, Any], cards: int) -> None:
     for name in ("fused", "8bit"):
-        if shape := found.get("shape", {}).get(name):
-            one_rate, all_rate = (shape["tokens"] / shape[f"{team}_seconds"] for team in ("one", "all"))
+        if entry := shape.get(name):
+            one, every = (entry["tokens"] / entry[f"{team}_seconds"] for team in ("one", "all"))
             print(
-                f"\n{name}, random weights: one card {one_rate:,.0f} tokens/s of text, {found['cards']} cards "
-                f"{all_rate:,.0f}: {all_rate / one_rate:.2f} times; identical: {shape['identical']}; 20M tokens in an "
-                f"estimated {20e6 / all_rate:.0f} s"
+                f"\n{name}, random weights, {entry['tokens']:,} tokens: one card {one:,.0f} tokens/s of text, {cards} "
+                f"cards {every:,.0f}: {every / one:.3f} times; identical: {entry.get('identical')}"
             )
+    for name in ("exact", "8bit"):
+        if entry := shape.get(f"whole {name}"):
+            parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in entry["parts"].items())
+            memory = max(entry["peak_memory"]) / 1e9
+            print(
+                f"\nfrom the text to the answer, {name}, {entry['tokens']['text']:,} tokens, {cards} cards: "
+                f"{entry['seconds']:.1f} s ({parts}), peak memory {memory:.1f} GB a card"
+            )
+    if entry := shape.get("sketch"):
+        later = statistics.median(entry["question_seconds"])
+        exact = shape["fused"]["one_seconds"] if "fused" in shape else float("nan")
+        first = entry["build_seconds"] + later
+        print(
+            f"\nsketch, one card, {entry['tokens']:,} tokens: built in {entry['build_seconds']:.2f} s; scoring by it: "
+            f"first question {first:.2f} s ({exact / first:.1f} times as fast as exact), later ones {later:.3f} s "
+            f"({exact / later:.0f} times)"
+        )
 
 
 def within(ranks: list[int], share: float, segments: int) -> int:
@@ -108,8 +128,10 @@ def draw(found: dict[str, Any], folder: Path) -> None:
         recall.set(xscale="log", title="Right segment in the shortlist", xlabel="shortlist, % of segments")
         recall.set_ylabel(f"questions of {len(ranks['sketch'])}")
         recall.legend(frameon=False)
-    if same := found.get("many", {}).get("same"):
-        for rank, line in enumerate(same["timeline"]):
+    shape = found.get("shape", {})
+    shown = shape.get("whole exact") or shape.get("fused") or found.get("many", {}).get("same")
+    if shown:
+        for rank, line in enumerate(shown["timeline"]):
             if line:
                 lines.step(*zip(*line, strict=True), where="post", label=f"rank {rank}")
         lines.set(title="One question, all cards", xlabel="seconds", ylabel="segments scored by the rank")

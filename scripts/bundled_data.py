@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
+import multiprocessing
+import os
 import shutil
 import sys
 import textwrap
@@ -35,6 +37,10 @@ def works(path: Path) -> Iterator[str]:
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)["text"]
+
+
+def all_works(path: Path) -> list[str]:
+    return list(works(path))
 
 
 def layout(text: str, index: int) -> str:
@@ -63,37 +69,57 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int = VOCABULARY) -> Token
     return tokenizer
 
 
+class Shared:
+    """What worker processes inherit."""
+
+    tokenizer: Tokenizer
+
+
+def encode(job: tuple[int, str]) -> tuple[np.ndarray, Counter[str]]:
+    """A work's tokens, closed by <|eos|>, and its words' numbers."""
+    text = layout(job[1], job[0])
+    # Paragraph by paragraph the encoder stays linear; "\n" stays at the paragraph's end.
+    ids = [i for e in Shared.tokenizer.encode_batch_fast(text.splitlines(keepends=True)) for i in e.ids]
+    words = Counter(word for word in text.split() if word.isascii() and word.isalpha() and word.islower())
+    return np.array([*ids, EOS], dtype=np.uint16), words
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classics", type=Path, required=True, help="folder of train_*.jsonl.xz and valid.jsonl.xz")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--works", type=int, help="use the first N works only (for a smoke test)")
+    parser.add_argument("--tokenizer", type=Path, help="one to use instead of training it; then train.npy is written")
     options = parser.parse_args()
     files = sorted(options.classics.glob("train_*.jsonl.xz"))
     if not files:
         sys.exit(f"no train_*.jsonl.xz in {options.classics}")
-    texts = [text for file in files for text in works(file)][: options.works]
+    with multiprocessing.get_context("fork").Pool(len(files)) as pool:
+        texts = [text for some in pool.map(all_works, files) for text in some][: options.works]
     print(f"{len(texts)} works, {sum(map(len, texts)):,} characters", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
 
-    sample = (text for text in (*texts[::4], *[FORMAT] * 5000))
-    tokenizer = train_tokenizer(sample)
+    if options.tokenizer:
+        tokenizer = Tokenizer.from_file(str(options.tokenizer))
+    else:
+        tokenizer = train_tokenizer(text for text in (*texts[::4], *[FORMAT] * 5000))
     tokenizer.save(str(options.out / "tokenizer.json"))
     print(f"tokenizer: {tokenizer.get_vocab_size()} tokens", flush=True)
 
+    Shared.tokenizer = tokenizer
     parts: list[np.ndarray] = []
     counts: Counter[str] = Counter()
-    for index in range(0, len(texts), 16):
-        group = [layout(text, index + i) for i, text in enumerate(texts[index : index + 16])]
-        # Paragraph by paragraph the encoder stays linear and both cores work; "\n" stays at the paragraph's end.
-        for text in group:
-            pieces = text.splitlines(keepends=True)
-            ids = [i for e in tokenizer.encode_batch_fast(pieces) for i in e.ids]
-            parts.append(np.array([*ids, EOS], dtype=np.uint16))
-            counts.update(word for word in text.split() if word.isascii() and word.isalpha() and word.islower())
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+        for ids, some in pool.imap(encode, enumerate(texts), chunksize=2):
+            parts.append(ids)
+            counts.update(some)
     tokens = np.concatenate(parts)
-    with lzma.open(options.out / "train.u16.xz", "wb", preset=6) as file:
-        file.write(tokens.tobytes())
+    if options.tokenizer:  # for a training at once, here: no time for compressing
+        np.save(options.out / "train.npy", tokens)
+    else:
+        with lzma.open(options.out / "train.u16.xz", "wb", preset=6) as file:
+            file.write(tokens.tobytes())
     words = sorted(word for word, n in counts.items() if n >= 4 and 4 <= len(word) <= 10)
     (options.out / "words.txt").write_text("\n".join(words) + "\n")
     shutil.copyfile(options.classics / "valid.jsonl.xz", options.out / "valid.jsonl.xz")

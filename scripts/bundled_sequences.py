@@ -13,10 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from bundled_data import BOS, EOS
+from bundled_misses import near_misses
+from bundled_phrases import TOKENS, find_phrases
+from bundled_wide import FORMER_ATTRIBUTES, FORMER_VERBS, Wide
 from bundled_wording import attribute, invent, reword, verb
 
 from npukv.evaluation.facts import KINDS, Fact, decoys, draw_fact, restate
 from npukv.evaluation.pairs import ask_all, draw_pairs, join_questions
+from npukv.evaluation.templates import ATTRIBUTES, VERBS
 from npukv.evaluation.variables import PREFIX as VARIABLES_PREFIX
 from npukv.evaluation.variables import QUESTION as VARIABLES_QUESTION
 from npukv.evaluation.variables import draw_chain
@@ -67,11 +71,15 @@ class Mix:
     paired: float  # questions for two facts at once
     several: float  # questions for all values of a key
     families: tuple[float, float, float, float, float]  # facts, needles, pairs, variables, common; the rest is coded
+    wide: float = 0.0  # of the reworded facts, those in sentences of any form (bundled_wide)
+    double: float = 0.0  # values of two words
+    misses: float = 0.0  # facts asked for that have near misses and empty sentences in such forms beside them
 
 
 MIXES = {
     "listed": Mix(0.30, 2, 4, 0.0, 0.0, 0.30, 0.10, 0.06, (0.70, 0.12, 0.04, 0.06, 0.04)),
     "free": Mix(0.12, 1, 8, 0.85, 0.25, 0.45, 0.13, 0.08, (0.72, 0.11, 0.03, 0.07, 0.04)),
+    "wide": Mix(0.16, 1, 8, 0.92, 0.40, 0.45, 0.12, 0.07, (0.74, 0.10, 0.03, 0.06, 0.04), 0.78, 0.04, 0.30),
 }
 
 
@@ -90,6 +98,13 @@ class Sequences:
         self.tokens = tokens
         self.tokenizer = tokenizer
         self.words = words + invent(random.Random("invented"), words, round(len(words) * mix.invented))
+        if mix.wide or mix.misses:
+            text = tokenizer.decode(tokens[:TOKENS].tolist())
+            self.wide = Wide(find_phrases(text, words), self.words)
+            self.attributes = {
+                k: [a for a in names if a not in ATTRIBUTES[k]["held-out"]] for k, names in FORMER_ATTRIBUTES.items()
+            }
+            self.verbs = [each for each in FORMER_VERBS if each not in VERBS["held-out"]]
         # A token ends a sentence when its text ends in . ! ? or closing quotes after them.
         texts = [tokenizer.decode([i]).rstrip("\"'”’)") for i in range(tokenizer.get_vocab_size())]
         self.ends_sentence = np.array([text[-1:] in (".", "!", "?") for text in texts])
@@ -244,6 +259,13 @@ class Sequences:
             for fact in rng.sample(facts, min(len(facts), 2)):
                 close = decoys(rng, fact, self.words, SPLIT)
                 shown += [(-1, text, "") for text in rng.sample(close, rng.randint(1, 3))]
+        taken = {fact.key for fact in facts}
+        for i in questions if self.mix.misses else ():
+            if rng.random() < self.mix.misses and len(shown) < most:
+                shown += [
+                    (-1, text, "")
+                    for text in near_misses(rng, facts[i], taken, self.words, self._fact, self.wide.empty)
+                ]
         pieces = [self.ids(" " + text) for _, text, _ in shown]
         tail = sum(len(self.ids(each.question)) + len(self.ids(each.prefix)) + 20 for each in asked) + 8
         context, order = self._with_body(rng, size, pieces, tail)
@@ -286,9 +308,19 @@ class Sequences:
         has, does = (like.attribute, like.verb) if like else (None, None)
         if not self.mix.reworded:
             return draw_fact(rng, kind, self.words, SPLIT, key=key, attribute=has, verb=does)
+        if self.mix.wide and rng.random() < 0.05:
+            has = has or (rng.choice(self.attributes[kind]) if self.attributes.get(kind) else None)
+            does = does or (rng.choice(self.verbs) if kind == "place" and self.verbs else None)
         has = has or attribute(rng, kind, self.words)
         does = does or (verb(rng, self.words) if kind == "place" else None)
-        fact = draw_fact(rng, kind, self.words, SPLIT, key=key, attribute=has, verb=does)
+        value = (
+            " ".join(rng.sample(self.words, 2))
+            if kind in ("word", "place") and rng.random() < self.mix.double
+            else None
+        )
+        fact = draw_fact(rng, kind, self.words, SPLIT, key=key, attribute=has, verb=does, value=value)
+        if rng.random() < self.mix.reworded * self.mix.wide:
+            return self.wide.reword(rng, fact)
         return reword(rng, fact, self.words) if rng.random() < self.mix.reworded else fact
 
     def _needles(self, rng: random.Random, size: int) -> tuple[list[int], list[int]]:

@@ -29,6 +29,7 @@ class Context:
     ids: list[int]
     questions: list[Question] = field(default_factory=list)
     following: list[int] = field(default_factory=list)
+    number: int = 0  # in its set
 
 
 def fact_context(material: Material, tokens: int, facts: int, seed: int) -> Context:
@@ -52,7 +53,7 @@ def fact_context(material: Material, tokens: int, facts: int, seed: int) -> Cont
         cut = ids[len(ids) - room :]  # from the start, so that the context is exactly as long as wanted
         read = material.tokenizer.decode(cut)
         if len(ids) >= room and all(sentence in read for sentence in stated):
-            return Context([*head, *cut], [_question(material, fact) for fact in chosen.values()])
+            return Context([*head, *cut], [_question(material, fact) for fact in chosen.values()], number=seed)
     raise SystemExit(f"{facts} facts do not fit {tokens} tokens: give more --tokens")
 
 
@@ -64,7 +65,7 @@ def text_context(material: Material, tokens: int, following: int, seed: int) -> 
     ids = _encode(material, text)
     if len(ids) < wanted:
         raise SystemExit(f"the text has pieces of {len(ids)} tokens, {wanted} are needed: give more --text")
-    return Context([*head, *ids[: tokens - len(head)]], following=ids[tokens - len(head) : wanted])
+    return Context([*head, *ids[: tokens - len(head)]], following=ids[tokens - len(head) : wanted], number=seed)
 
 
 def _question(material: Material, fact: Fact) -> Question:

@@ -1,7 +1,12 @@
-"""Figures with intervals, tables and the picture of scripts/bench_cache_quality.py."""
+"""Figures with intervals, tables and the picture of scripts/bench_cache_quality.py.
+
+python scripts/cache_quality_report.py cache-quality.json    # README's tables, from what was written
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,49 +18,58 @@ RESAMPLES = 2000
 
 
 def interval(figure: Any, n: int) -> list[float]:
-    """95% interval of figure(numbers of contexts), by drawing contexts again with replacement, always the same way."""
+    """95% interval of figure(numbers of contexts [R, n]) -> [R], by drawing contexts again, always the same way."""
     draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
-    return [float(x) for x in np.nanpercentile([figure(draw) for draw in draws], [2.5, 97.5])]
+    return [float(x) for x in np.nanpercentile(figure(draws), [2.5, 97.5])]
 
 
 def summarise(cell: Any, full: Any) -> dict[str, Any]:
-    """A cell's figures, and every single outcome they come from."""
+    """A cell's figures, beside the full cache's on the same contexts, and every single outcome they come from."""
+    texts = sorted(set(cell.nll) & set(full.nll))
+    asked = {name: sorted(set(cell.answers[name]) & set(full.answers[name])) for name in ("one", "eight")}
     entry: dict[str, Any] = {
         "part": cell.part,
         "method": cell.method,
         "share": cell.share,
         "tokens": cell.tokens,
         "bytes": cell.bytes,
-        "seconds": round(cell.seconds, 3),
+        "contexts": {"text": len(texts)} | {name: len(numbers) for name, numbers in asked.items()},
     }
-    if cell.nll and len(cell.nll) == len(full.nll):
-        more = np.array(cell.nll) - np.array(full.nll)
-        entry["perplexity_ratio"] = [float(np.exp(more.mean())), *interval(lambda i: np.exp(more[i].mean()), len(more))]
-        agree = np.array(cell.agree)
-        entry["agreement"] = [float(agree.mean()), *interval(lambda i: agree[i].mean(), len(agree))]
-    for name in ("one", "eight"):
-        good = np.array(cell.answers[name], dtype=float)
-        whole = np.array(full.answers[name], dtype=float)
-        if not len(good) or good.shape != whole.shape:
+    if texts:
+        more = np.array([cell.nll[i] - full.nll[i] for i in texts])
+        agree = np.array([cell.agree[i] for i in texts])
+        ratio = lambda i: np.exp(more[i].mean(1))  # noqa: E731
+        entry["perplexity_ratio"] = [float(np.exp(more.mean())), *interval(ratio, len(more))]
+        entry["agreement"] = [float(agree.mean()), *interval(lambda i: agree[i].mean(1), len(agree))]
+    for name, numbers in asked.items():
+        if not numbers:
             continue
-        entry[name] = [float(good.mean()), *interval(lambda i, good=good: good[i].mean(), len(good))]
+        right, whole = (
+            np.array([answers[name][i] for i in numbers], dtype=float).mean(1)
+            for answers in (cell.answers, full.answers)
+        )
+        entry[name] = [float(right.mean()), *interval(lambda i, right=right: right[i].mean(1), len(right))]
         # Kinds take turns: number, pass key, word, place.
-        entry[f"{name}_by_kind"] = [float(good[kind::4].mean()) if len(good) > kind else None for kind in range(4)]
+        kinds = np.array(numbers) % 4
+        entry[f"{name}_by_kind"] = [
+            float(right[kinds == kind].mean()) if (kinds == kind).any() else None for kind in range(4)
+        ]
         if whole.sum():
-            entry[f"{name}_of_full"] = [
-                float(good.sum() / whole.sum()),
-                *interval(lambda i, good=good, whole=whole: good[i].sum() / max(1.0, whole[i].sum()), len(good)),
-            ]
+
+            def of_full(i: Any, right: Any = right, whole: Any = whole) -> Any:
+                return right[i].sum(1) / np.maximum(1 / 8, whole[i].sum(1))
+
+            entry[f"{name}_of_full"] = [float(right.sum() / whole.sum()), *interval(of_full, len(right))]
     for name, masses in cell.mass.items():
         if not masses:  # all layers dense
             continue
         chosen, possible = np.array(masses).mean(0)
         entry[f"mass_{name}"] = [float(chosen), float(possible)]
     entry["raw"] = {
-        "nll": [round(value, 5) for value in cell.nll],
-        "agree": [round(value, 5) for value in cell.agree],
-        "one": ["".join("01"[good] for good in row) for row in cell.answers["one"]],
-        "eight": ["".join("01"[good] for good in row) for row in cell.answers["eight"]],
+        "texts": texts,
+        "nll": [round(cell.nll[i], 5) for i in texts],
+        "agree": [round(cell.agree[i], 5) for i in texts],
+        **{name: ["".join("01"[good] for good in cell.answers[name][i]) for i in asked[name]] for name in asked},
     }
     return entry
 
@@ -63,13 +77,14 @@ def summarise(cell: Any, full: Any) -> dict[str, Any]:
 def print_tables(found: dict[str, Any]) -> None:
     print(
         f"\n{found['model']['name']}, {found['model']['dtype']}, {found['device']}; contexts of "
-        f"{found['options']['tokens']} tokens from {found['text']}; N = {found['contexts']}; 95% intervals by context"
+        f"{found['options']['tokens']} tokens from {found['text']}; N = {found['contexts']}, or as the row "
+        "says (text, 1 fact, 8 facts); 95% intervals by context"
     )
     for part, title in (("compress", "Compressed before the question is seen"), ("select", "Selected by every token")):
         cells = [cell for cell in found["cells"] if cell["part"] in (part, "full")]
         if len(cells) < 2:
             continue
-        head = ["method", "keys", "bytes", "perplexity ratio", "agreement", "1 fact", "8 facts", "8 facts of full"]
+        head = ["method", "keys", "bytes", "perplexity ratio", "agreement", "1 fact", "8 facts", "8 facts of full", "N"]
         if part == "select":
             head += ["mass, text", "of best", "mass, facts", "of best"]
         rows = []
@@ -77,6 +92,7 @@ def print_tables(found: dict[str, Any]) -> None:
             row = [cell["method"], f"{cell['tokens']:.0f}", f"{cell['bytes']:.1%}"]
             row += [_shown(cell.get("perplexity_ratio"), 3), _shown(cell.get("agreement"), 3)]
             row += [_shown(cell.get(name), 2) for name in ("one", "eight", "eight_of_full")]
+            row += ["/".join(map(str, dict.fromkeys(cell["contexts"].values())))]
             if part == "select":
                 for name in ("mass_text", "mass_eight"):
                     mass = cell.get(name)
@@ -148,3 +164,24 @@ def draw(found: dict[str, Any], path: Path) -> None:
         row[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=130)
     print(f"drawn: {path}")
+
+
+def markdown(found: dict[str, Any], part: str) -> str:
+    """README's table of a part, sizes by methods: share of the full cache's 8-fact answers, perplexity ratio."""
+    cells = [cell for cell in found["cells"] if cell["part"] == part and "eight_of_full" in cell]
+    methods = list(dict.fromkeys(cell["method"] for cell in cells))
+    at = {(cell["method"], cell["share"]): cell for cell in cells}
+    lines = ["| keys | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    for share in sorted({cell["share"] for cell in cells}, reverse=True):
+        row = [f"{share:.1%}"]
+        for method in methods:
+            cell = at.get((method, share), {})
+            shown = [(cell.get("eight_of_full"), 2), (cell.get("perplexity_ratio"), 3)]
+            row.append(", ".join(f"{figure[0]:.{digits}f}" for figure, digits in shown if figure) or "–")
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    written = json.loads(Path(sys.argv[1]).read_text())
+    print("\n\n".join(markdown(written, part) for part in ("compress", "select")))

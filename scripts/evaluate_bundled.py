@@ -20,7 +20,9 @@ import json
 import lzma
 import multiprocessing
 import os
+import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
@@ -55,10 +57,20 @@ from npukv.evaluation.sample import Sample
 from npukv.evaluation.summary import write_json, write_text
 from npukv.evaluation.tasks import TASKS
 
-MEASURES = ("first", "certainty", "question", "certainty+question")
+MEASURES = ("first", "certainty", "question", "certainty+question", "capped+question")
 KEEPS = ("1", "2", "4", "fill")
-XL3M = tuple(f"xl3m:{measure}:{keep}" for measure in MEASURES for keep in KEEPS)
-BM25 = tuple(f"bm25:{keep}" for keep in KEEPS) if find_spec("bm25s") else ()
+# More than one segment kept only by the measures that may become the default: answering costs as much as scoring.
+XL3M = tuple(f"xl3m:{m}:{keep}" for m in MEASURES for keep in (KEEPS if m.endswith("+question") else KEEPS[:1]))
+BM25 = ("bm25:1",) if find_spec("bm25s") else ()
+
+
+def until(works: Iterable[Work | None], seconds: float) -> Iterator[Work | None]:
+    """The works that are taken within so many seconds of the first; the others are left out of the table's N."""
+    started = time.perf_counter()
+    for work in works:
+        yield work
+        if time.perf_counter() - started > seconds:
+            return
 
 
 def run_cases(
@@ -117,16 +129,16 @@ def novels(models: dict[str, Any], text: str, log: Log) -> dict[str, Any]:
     return found
 
 
-def fields(lm: Any, works: dict[str, Iterator[Work]], segments: int, log: Log) -> dict[str, Any]:
-    """Part b: ranks and answers on ``segments`` segments, easy, hard and with decoys."""
+def fields(lm: Any, works: dict[str, Iterator[Work]], segments: int, seconds: float, log: Log) -> dict[str, Any]:
+    """Part b: ranks and answers on ``segments`` segments, easy, hard and with decoys; each level stops asking after ``seconds``."""
     found = {}
     for level, made in works.items():
         started = time.perf_counter()
-        records = run_cases(lm, made, ["oracle", "last", "random", *XL3M, *BM25])
+        records = run_cases(lm, until(made, seconds), ["oracle", "last", "random", *XL3M, *BM25])
         log.keep(f"b {level}", records)
         found[level] = ranks_and_answers(records)
-        n, seconds = found[level]["oracle"]["score"]["n"], time.perf_counter() - started
-        log.ranks(f"b. {level}: {segments} segments, N = {n}, {seconds:.0f} s", found[level])
+        n, took = found[level]["oracle"]["score"]["n"], time.perf_counter() - started
+        log.ranks(f"b. {level}: {segments} segments, N = {n}, {took:.0f} s", found[level])
     return found
 
 
@@ -138,7 +150,7 @@ def long_text(lm: Any, samples: list[Sample], pool: Any, log: Log) -> dict[str, 
     batch = max(1, 4 * lm.device.batch_tokens // SEGMENT)  # several questions share the segments' reading
     once = Case(lm, samples[:1], tokens=tokens, segment=SEGMENT, overlap=OVERLAP)
     seconds["one question"] = once.scores[0].seconds
-    records = run_cases(lm, [(samples, tokens)], ["oracle", "last", *XL3M], batch)
+    records = run_cases(lm, [(samples, tokens)], ["oracle", "last", *(f"xl3m:{m}:1" for m in MEASURES)], batch)
     log.keep("c", records)
     seconds["all questions"] = max(record["seconds"] for record in records)
     found = ranks_and_answers(records)
@@ -259,6 +271,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=200, help="samples of every task in a, questions of every level in b")
     parser.add_argument("--ruler-n", type=int, default=200, help="samples of every task in d, if time allows")
     parser.add_argument("--seconds", type=float, default=225, help="after so long, no further round of d begins")
+    parser.add_argument("--level-seconds", type=float, default=60, help="scoring time of each level of b")
+    parser.add_argument("--levels", default="easy,hard,decoy", help="levels of b")
+    parser.add_argument("--no-novels", action="store_true", help="leave bits per byte out of a")
     parser.add_argument("--quick", action="store_true", help="a few samples at small sizes, to prove every path")
     return parser.parse_args()
 
@@ -294,7 +309,7 @@ def main() -> None:
                 name: pool.imap(make_task, [(name, chosen.context, seed) for seed in range(n)], 8) for name in TASKS
             }
         if "b" in parts:
-            spread = {level: pool.imap(make_field, jobs) for level, jobs in field_jobs(n, segments).items()}
+            spread = {level: pool.imap(make_field, jobs) for level, jobs in field_jobs(n, segments).items() if level in chosen.levels.split(",")}
         if "c" in parts:
             files = sorted((chosen.data / "classics").glob("train_*.jsonl.xz"))
             far = spare.apply_async(make_long_text, (files, long_tokens, each))
@@ -308,22 +323,36 @@ def main() -> None:
         lm = npukv.load(chosen.model, chosen.device)
         results["environment"] = environment()
         own: dict[str, Any] = {}
+        failed: list[str] = []
         try:
-            if "a" in parts:
-                own = results["in_context"] = in_context(lm, near, log)
-                models = {"bundled": lm, "baseline": chosen.baseline and npukv.load(chosen.baseline, chosen.device)}
-                results["novels"] = novels(models, held_out[:200_000] if chosen.quick else held_out, log)
-            if "b" in parts:
-                results["segments"] = fields(lm, spread, segments, log)
-            if "c" in parts:
-                results["long"] = long_text(lm, far.get(), spare, log)
-            if "d" in parts:
-                results["ruler"] = ruler(lm, deep, ruler_tokens, ruler_n, began + chosen.seconds, own, log)
+            for part in parts:  # a part that fails does not cost the others
+                started = time.perf_counter()
+                try:
+                    if part == "a":
+                        own = results["in_context"] = in_context(lm, near, log)
+                        models = {"bundled": lm, "baseline": chosen.baseline and npukv.load(chosen.baseline, chosen.device)}
+                        if not chosen.no_novels:
+                            text = held_out[:200_000] if chosen.quick else held_out
+                            results["novels"] = novels(models, text, log)
+                    elif part == "b":
+                        results["segments"] = fields(lm, spread, segments, chosen.level_seconds, log)
+                    elif part == "c":
+                        results["long"] = long_text(lm, far.get(), spare, log)
+                    elif part == "d":
+                        deadline = began + chosen.seconds
+                        results["ruler"] = ruler(lm, deep, ruler_tokens, ruler_n, deadline, own, log)
+                except Exception:
+                    failed.append(part)
+                    traceback.print_exc()
+                print(f"part {part}: {time.perf_counter() - started:.0f} s", flush=True)
+                write_json(chosen.out / "results.json", results)
         finally:  # what has been measured is kept, whatever happens
             results["seconds"] = time.perf_counter() - began
             write_json(chosen.out / "results.json", results)
             log.close()
     print(f"{results['seconds']:.0f} s in all; written to {chosen.out}")
+    if failed:
+        sys.exit(f"failed: parts {', '.join(failed)}")
 
 
 if __name__ == "__main__":

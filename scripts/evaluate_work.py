@@ -55,7 +55,7 @@ def field_jobs(n: int, segments: int) -> dict[str, list[FieldJob]]:
     }
     for level in ("hard", "decoy"):
         facts = max(each, segments // 4)
-        jobs[level] = [(level, kind, tokens, facts, each, seed) for kind in KINDS for seed in range(texts)]
+        jobs[level] = [(level, kind, tokens, facts, each, seed) for seed in range(texts) for kind in KINDS]
     return jobs
 
 

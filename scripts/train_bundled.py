@@ -52,6 +52,8 @@ def settings() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=14800, help="of the whole training, over all calls")
     parser.add_argument("--decay-steps", type=int, help="the last steps, over which rates fall to zero; default 45%%")
+    parser.add_argument("--peak", type=float, help="falls to zero over --minutes from this share of the full rate")
+    parser.add_argument("--write-model", type=Path, help="write the model folder of --resume's shards, and end")
     parser.add_argument("--minutes", type=float, default=9.0, help="training time of this call")
     parser.add_argument("--tokens", type=int, default=131072, help="per step")
     parser.add_argument("--length", type=int, default=2048, help="context; two steps in five have rows of a quarter")
@@ -87,6 +89,7 @@ class Batches(Dataset):
         self.array, self.tokenizer, self.words = array, tokenizer, words
         self.seed, self.steps, self.tokens, self.length = options.seed, options.steps, options.tokens, options.length
         self.mix = MIXES[options.mix]
+        self.skipped = 0
         self.sequences: Sequences | None = None  # made in the worker: its tokenizer and memory map are its own
 
     def __len__(self) -> int:
@@ -99,16 +102,26 @@ class Batches(Dataset):
             self.sequences = Sequences(tokens, tokenizer, self.words, self.mix)
         short = step < SHORT_STEPS or step % 5 in (1, 3)
         length = self.length // 4 if short else self.length
-        rows = [
-            self.sequences.row(random.Random(f"{self.seed} {step} {row}"), length)
-            for row in range(self.tokens // length)
-        ]
+        rows = [self._row(f"{self.seed} {step} {row}", length) for row in range(self.tokens // length)]
         ids = torch.from_numpy(np.stack([row[0] for row in rows]).astype(np.int32))
         return ids, torch.from_numpy(np.stack([row[1] for row in rows]))
+
+    def _row(self, seed: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """The row of a seed; one that cannot be made costs a line and a row of another seed, not the run."""
+        assert self.sequences is not None
+        for again in range(3):
+            try:
+                return self.sequences.row(random.Random(seed + " again" * again), length)
+            except (IndexError, ValueError, KeyError, StopIteration) as error:
+                self.skipped += 1
+                print(f"row {seed!r} skipped, {self.skipped} by this worker: {error!r}", file=sys.stderr, flush=True)
+        return self.sequences.row(random.Random(seed + " the last try"), length)
 
 
 def unpack_tokens(data: Path, state: Path) -> Path:
     """The token array as a .npy file that workers can map."""
+    if (data / "train.npy").exists():
+        return data / "train.npy"
     target = state / "train.npy"
     if not target.exists():
         state.mkdir(parents=True, exist_ok=True)
@@ -250,9 +263,15 @@ def rate(step: int, steps: int, decay_steps: int, since: int) -> float:
     return decay * min(1.0, (step + 1) / WARM_UP, (since + 1) / REWARM)
 
 
+def timed_rate(peak: float, elapsed: float, limit: float, since: int) -> float:
+    """Share of the full learning rate when a call's time, not its steps, is what is known; ends at zero."""
+    return peak * max(0.0, 1.0 - elapsed / max(limit, 1e-9)) * min(1.0, (since + 1) / REWARM)
+
+
 def train(options: argparse.Namespace) -> None:
     began = time.time()
     options.out.mkdir(parents=True, exist_ok=True)
+    options.state.mkdir(parents=True, exist_ok=True)
     array = unpack_tokens(options.data, options.state)
     words = split_words((options.data / "words.txt").read_text().split(), "train")
     torch.set_float32_matmul_precision("high")
@@ -302,7 +321,10 @@ def train(options: argparse.Namespace) -> None:
     backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel(backends, set_priority=True):
         for ids, weights in batches:
-            factor = rate(step, options.steps, options.decay_steps, step - fresh)
+            if options.peak:
+                factor = timed_rate(options.peak, time.time() - began, options.minutes * 60, step - fresh)
+            else:
+                factor = rate(step, options.steps, options.decay_steps, step - fresh)
             for group, lr in full:
                 group["lr"] = lr * factor
             loss, parts = compiled(
@@ -376,5 +398,17 @@ def finish(options: argparse.Namespace, model: LlamaForCausalLM) -> None:
     (options.out / "checks.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
+def write_model(options: argparse.Namespace) -> None:
+    """The model folder from shards that came back without it."""
+    model = build_model(options)
+    load_shards(model, options.resume)
+    save_model(model, options.data, options.write_model, options.length)
+    shutil.copyfile(options.resume / "training.jsonl", options.write_model / "training.jsonl")
+
+
 if __name__ == "__main__":
-    train(settings())
+    chosen = settings()
+    if chosen.write_model:
+        write_model(chosen)
+    else:
+        train(chosen)

@@ -18,6 +18,7 @@ from typing import Any
 
 def main(given: Sequence[str] | None = None) -> None:
     options = _arguments(given)
+    began = time.perf_counter()
     import torch
 
     from npukv.backends import select
@@ -37,7 +38,10 @@ def main(given: Sequence[str] | None = None) -> None:
     }
     for length in options.lengths:
         try:
-            found["lengths"].append(_measure(network, device, length, options))
+            if time.perf_counter() - began > options.seconds:
+                print(f"{length:,} tokens: left out, time was up (--seconds)", file=sys.stderr)
+                continue
+            found["lengths"].append(_measure(network, device, length, options, began + options.seconds))
         except Exception as error:
             if not device.is_out_of_memory(error):
                 raise
@@ -65,6 +69,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep", type=float, default=0.25, help="share of the tokens kept")
     parser.add_argument("--chunk", type=int, default=4096, help="tokens read at a time, where not all at once")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=300, help="after that many, no further round begins")
     parser.add_argument("--out", type=Path, help="JSON file")
     return parser.parse_args(given)
 
@@ -138,9 +143,10 @@ def _parity(network: Any, device: Any, options: argparse.Namespace) -> dict[str,
     return found
 
 
-def _measure(network: Any, device: Any, length: int, options: argparse.Namespace) -> dict[str, Any]:
+def _measure(network: Any, device: Any, length: int, options: argparse.Namespace, until: float) -> dict[str, Any]:
     import torch
 
+    from npukv.bench.compress_parts import layer_parts
     from npukv.cache.named import figures, report_of
 
     ids = torch.randint(
@@ -151,6 +157,8 @@ def _measure(network: Any, device: Any, length: int, options: argparse.Namespace
     seconds: dict[str, list[float]] = {name: [] for name in caches}
     sizes: dict[str, dict[str, int]] = {}
     for round_number in range(options.rounds + 1):
+        if round_number > 1 and time.perf_counter() > until:
+            break
         for name, (make, chunk) in caches.items():
             cache = make(length)
             device.synchronize()
@@ -169,6 +177,8 @@ def _measure(network: Any, device: Any, length: int, options: argparse.Namespace
         "batch": options.batch,
         "seconds": seconds,
         "size": sizes,
+        "layers": network.config.num_hidden_layers,
+        "parts": layer_parts(network, device, length, options.keep),
     }
 
 
@@ -186,6 +196,13 @@ def _print(found: dict[str, Any]) -> None:
                 f"{held:,} ({held / size['logical_tokens']:.1%}), {taken / 2**20:,.1f} MiB "
                 f"({taken / size['logical_bytes']:.1%})"
             )
+        whole = entry["parts"]["all"]["seconds"] * entry["layers"]
+        print(
+            f"{entry['tokens']:>9,}  compressing alone, all layers {1e3 * whole:.1f} ms: {whole / medians['full']:.2%}"
+        )
+        for name, part in entry["parts"].items():
+            rate = part["least_bytes"] / part["seconds"] / 1e9
+            print(f"{'':>9}  one layer, {name:20} {1e3 * part['seconds']:8.3f} ms, {rate:,.0f} GB/s of least bytes")
 
 
 if __name__ == "__main__":

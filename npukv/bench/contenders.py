@@ -31,6 +31,13 @@ class Contender:
     def step(self) -> None:
         raise NotImplementedError
 
+    def _fill(self, length: int) -> None:
+        try:
+            fill(self.cache, self._network, length)
+        except BaseException:
+            self.close()  # a cache that does not fit must not leave the model as it was for it
+            raise
+
     def close(self) -> None:
         """Give the model back as it was, and the cache's memory."""
         self._undo.close()
@@ -74,7 +81,7 @@ class Compiled(Contender):
         cache = StaticCache(config=network.config, max_cache_len=length + ROOM)
         super().__init__(network, cache, layers)
         self._undo.callback(restore)
-        fill(cache, network, length)
+        self._fill(length)
         self._compiled = torch.compile(network.forward, mode="reduce-overhead")
         self._token = torch.zeros(1, 1, dtype=torch.long, device=device.torch_device)
         self._position = torch.full_like(self._token, length)
@@ -106,7 +113,7 @@ class Npukv(Contender):
         super().__init__(network, cache, network.config.num_hidden_layers)
         self._undo.callback(network.set_attn_implementation, before)  # making a cache may have switched it
         self._undo.enter_context(attending(network, cache))
-        fill(cache, network, length)
+        self._fill(length)
         self.frozen = device.captures
         ids = torch.zeros(1, 1, dtype=torch.long, device=device.torch_device)
         chooser = Chooser(ids, [0], [], 0, None)

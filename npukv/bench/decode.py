@@ -23,6 +23,8 @@ from typing import Any
 #: Steps per sample and samples per contender; more where some steps compress, so that all of that is in their mean.
 STEPS, SAMPLES, COMPRESSING_SAMPLES = 5, 7, 44
 WARM_UP = 4
+#: Layers the compiled stock step is measured with: each adds seconds of compiling, and the whole step follows from two.
+COMPILED_LAYERS = (2, 6)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -31,6 +33,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
     from npukv.backends import select
     from npukv.bench.models import random_network
+    from npukv.bench.products import product_rates
     from npukv.environment import environment
 
     device = select(options.device)
@@ -65,7 +68,7 @@ def main(given: Sequence[str] | None = None) -> None:
             network = random_network(options.model, device, dtype)
         lengths = options.lengths or ([32768, 131072, 8192] if on_card else [1500])
         if on_card:
-            found["kernels"] = run.section("kernels", lambda: kernel_rates(network, device))
+            found["kernels"] = run.section("kernels", lambda: product_rates(network, device))
         for name, length, make in contenders(network, device, lengths, options):
             entry = run.section(
                 f"{name} at {length:,}",
@@ -76,6 +79,7 @@ def main(given: Sequence[str] | None = None) -> None:
             if entry is not None:
                 found["entries"].append(entry)
                 print(_line(entry, found["entries"]), flush=True)
+        found["compiled"] = whole_compiled(found["entries"], network.config.num_hidden_layers)
     run.write()
     _print(found)
 
@@ -94,6 +98,10 @@ class _Run:
             return None
         try:
             return work()
+        except DoesNotFit as error:
+            self._found["failed"][name] = str(error)
+            print(f"{name}: {error}", flush=True)
+            return None
         except Exception as error:
             self._found["failed"][name] = f"{type(error).__name__}: {error}"
             print(f"{name}: {traceback.format_exc()}", file=sys.stderr)
@@ -151,17 +159,15 @@ def contenders(
             found.insert(1, ("full, modules as they are", ours(PreallocatedCache.for_config, False)))
         return [(name, length, make) for name, make in found]
 
-    found = [contender for length in lengths for contender in at(length)]
-    if device.captures and options.compiled_at in lengths:  # last: compiling takes long
-        found += [
-            (
-                f"stock static compiled, {layers} layers",
-                options.compiled_at,
-                partial(Compiled, network, device, options.compiled_at, layers),
-            )
-            for layers in (4, 8)
-            if layers <= network.config.num_hidden_layers
-        ]
+    found = []
+    for length in lengths:
+        found += at(length)
+        if device.captures and length == options.compiled_at:
+            found += [
+                (f"stock static compiled, {layers} layers", length, partial(Compiled, network, device, length, layers))
+                for layers in COMPILED_LAYERS
+                if layers <= network.config.num_hidden_layers
+            ]
     wanted = tuple(options.only.split(",")) if options.only else ("",)
     return [contender for contender in found if contender[0].startswith(wanted)]
 
@@ -173,6 +179,9 @@ def measure(name: str, make: Any, network: Any, device: Any, length: int, copy_r
     device.synchronize()
     device.release_memory()
     free = device.free_memory()
+    needed = bytes_needed(name, network, length)
+    if needed > free:
+        raise DoesNotFit(f"left out: it needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free")
     contender = make()
     try:
         for _ in range(WARM_UP):
@@ -212,6 +221,34 @@ def measure(name: str, make: Any, network: Any, device: Any, length: int, copy_r
         contender.close()
 
 
+class DoesNotFit(Exception):
+    """A contender that is not tried, because the device lacks the memory for it."""
+
+
+def bytes_needed(name: str, network: Any, length: int) -> int:
+    """Memory a contender takes beside the weights: its keys and values, and one layer's copy where the cache grows."""
+    config = network.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layer = 2 * (length + 256) * config.num_key_value_heads * width * network.dtype.itemsize
+    layers = config.num_hidden_layers
+    if name.startswith("stock static"):
+        layers = int(name.split()[-2])
+    held = layers * layer
+    if name.startswith("clustered"):
+        held = int(held * float(name.rstrip("%").split()[-1]) / 100)
+    return held + 2 * layer  # a layer as it comes, and as it grows
+
+
+def whole_compiled(entries: Sequence[dict[str, Any]], layers: int) -> dict[str, float]:
+    """Seconds per layer of the compiled stock step, and of a step through all layers, from two numbers of layers."""
+    found = sorted((one["layers"], one["median"]) for one in entries if one["name"].startswith("stock static"))
+    if len(found) != 2:
+        return {}
+    (few, first), (more, second) = found
+    each = (second - first) / (more - few)
+    return {"per_layer": each, "whole": second + (layers - more) * each}
+
+
 def copy_rate(device: Any) -> float:
     """Bytes read and written per second by a copy too large for any cache."""
     import torch
@@ -228,60 +265,6 @@ def copy_rate(device: Any) -> float:
         device.synchronize()
         best = min(best, (time.perf_counter() - started) / 4)
     return 2 * size / best
-
-
-def kernel_rates(network: Any, device: Any) -> dict[str, dict[str, float]]:
-    """Bytes per second of each fused operator over the weights of all layers, captured, one token."""
-    import torch
-
-    from npukv.ops.decode import gated, project
-
-    def run(work: Callable[[], Any]) -> float:
-        replay = device.capture(work)
-        for _ in range(4):
-            replay()
-        times = []
-        for _ in range(5):
-            device.synchronize()
-            started = time.perf_counter()
-            replay()
-            device.synchronize()
-            times.append(time.perf_counter() - started)
-        return statistics.median(times)
-
-    blocks = network.model.layers
-    narrow, wide = (
-        torch.randn(1, width, dtype=network.dtype, device=network.device)
-        for width in (network.config.hidden_size, network.config.intermediate_size)
-    )
-    norm = network.model.norm.weight
-
-    def of(*names: str) -> list[list[Any]]:
-        return [[block.get_submodule(name).weight for name in names] for block in blocks]
-
-    parts = {
-        "query, key, value": (of("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), narrow),
-        "output": (of("self_attn.o_proj"), narrow),
-        "gate and up": (of("mlp.gate_proj", "mlp.up_proj"), narrow),
-        "down": (of("mlp.down_proj"), wide),
-        "head": ([[network.lm_head.weight]], narrow),
-    }
-
-    def rates(weights: list[list[Any]], x: Any) -> dict[str, float]:
-        def fused(group: list[Any]) -> Any:
-            return gated(x, *group, norm, 1e-6) if len(group) == 2 else project(x, group, [], before, 1e-6)
-
-        def stock(group: list[Any]) -> Any:
-            return [torch.nn.functional.linear(x, one) for one in group]
-
-        before = norm if x is narrow else None
-        size = sum(one.numel() * one.element_size() for group in weights for one in group)
-        return {
-            way: size / run(lambda call=call: [call(group) for group in weights])  # type: ignore[misc]
-            for way, call in (("fused", fused), ("torch", stock))
-        }
-
-    return {name: rates(weights, x) for name, (weights, x) in parts.items()}
 
 
 def parity(device: Any, dtype: Any, shape: str) -> dict[str, Any]:
@@ -358,12 +341,9 @@ def _print(found: dict[str, Any]) -> None:
     print(f"{'length':>8}  {'cache':34} {'ms':>8} {'limit':>8} {'ratio':>6} {'faster':>6}  {'GiB':>7}  held")
     for entry in sorted(found["entries"], key=lambda one: one["length"]):
         print(_line(entry, found["entries"]))
-    compiled = {
-        entry["layers"]: entry["median"] for entry in found["entries"] if entry["name"].startswith("stock static")
-    }
-    if len(compiled) == 2:
-        (few, first), (more, second) = sorted(compiled.items())
-        print(f"stock static compiled: {1e3 * (second - first) / (more - few):.3f} ms per layer")
+    if found["compiled"]:
+        whole, each = found["compiled"]["whole"], found["compiled"]["per_layer"]
+        print(f"stock static compiled: {1e3 * each:.3f} ms per layer, {1e3 * whole:.2f} ms for all layers")
     for name in dict.fromkeys(entry["name"] for entry in found["entries"]):
         faster = [
             entry["length"]

@@ -5,7 +5,7 @@ is not zero up to rounding), attention within rounding. Then, for each shape, th
 key, value and code, score, select, attend to the selected) is timed as it runs in a model: captured where the device
 captures, over several layers' caches in turn, so that no layer finds its codes in the card's cache. Dense attention is
 torch's scaled_dot_product_attention with each backend, timed the same way; the best one counts. At every shape the
-selection and the output are compared with the reference once more. The JSON holds all samples.
+selections (that of attention too) and the output are compared with the reference once more. The JSON holds all samples.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from typing import Any
 
 import torch
 
+from npukv.bench.hashing_parity import RECENT, SINK, check, parity
 from npukv.ops import hashing
 from npukv.ops.attention import indexed_attention
-from npukv.ops.hashing import reference
 
-SINK, RECENT = 4, 16
 SAMPLES = 7
 #: Seconds one sample takes at least.
 LONG_ENOUGH = {"captured": 0.008, "plain": 0.05}
@@ -106,7 +105,7 @@ class Layers:
             self.codes[layer],
             self.slot,
         )
-        return self.attend(layer, self.select(layer, asked))
+        return self.selected(layer, asked)
 
     def encode(self, layer: int) -> torch.Tensor:
         key, value = self.tokens[layer]
@@ -116,6 +115,12 @@ class Layers:
     def select(self, layer: int, asked: torch.Tensor | None = None) -> torch.Tensor:
         asked = self.asked[layer] if asked is None else asked
         return hashing.hamming_select(asked, self.codes[layer], self.length, self.shape.budget, SINK, RECENT)
+
+    def selected(self, layer: int, asked: torch.Tensor | None = None) -> torch.Tensor:
+        """Attention to what the codes select, as the cache calls it."""
+        asked = self.asked[layer] if asked is None else asked
+        held = self.codes[layer], self.keys[layer], self.values[layer], self.length
+        return hashing.hashed_attention(self.queries[layer], asked, *held, self.shape.budget, SINK, RECENT)[0]
 
     def score(self, layer: int) -> torch.Tensor:
         return hashing.hamming_scores(self.asked[layer], self.codes[layer], self.length)
@@ -152,6 +157,7 @@ def measure(shape: Shape, device: Any, dtype: torch.dtype, copied: float | None)
     parts: dict[str, tuple[Callable[[int], Any], int]] = {
         "whole": (layers.step, encoded + coded + gathered),
         "encode and append": (layers.encode, encoded),
+        "select and attend": (layers.selected, coded + gathered),
         "score and select": (layers.select, coded + 4 * rows * shape.budget),
         "gather and attend": (layers.attend, gathered),
         "score alone": (layers.score, coded + 4 * rows * shape.tokens),
@@ -211,91 +217,6 @@ def timed(work: Callable[[int], Any], count: int, device: Any, moved: int, copie
     seconds = statistics.median(samples)
     entry = {"seconds": seconds, "samples": samples, "repeats": repeats, "bytes": moved, "rate": moved / seconds}
     return entry | ({"of copy": moved / seconds / copied} if copied else {})
-
-
-def check(layers: Layers, dtype: torch.dtype) -> dict[str, Any]:
-    """One step of the first layer against the reference: the selection exactly, the output up to rounding."""
-    shape = layers.shape
-    out = layers.step(0)
-    asked = layers.encode(0)
-    chosen = layers.select(0, asked)
-    budget = shape.budget, SINK, RECENT
-    expected = reference.hamming_select(asked, layers.codes[0], layers.length, *budget)
-    rows = chosen.clamp(min=0).long()[..., None].expand(-1, -1, -1, shape.width)
-    keys, values = (held[0].gather(2, rows).double() for held in (layers.keys, layers.values))
-    query = layers.queries[0].double().unflatten(1, (shape.kv_heads, -1))[:, :, :, 0]
-    scores = query @ keys.transpose(-1, -2) * shape.width**-0.5
-    exact = (scores.masked_fill((chosen < 0)[:, :, None], float("-inf")).softmax(-1) @ values).flatten(1, 2)
-    error = float((out[:, :, 0].double() - exact).abs().max())
-    allowed = (1e-4 if dtype is torch.float32 else 2e-2) * max(1.0, float(exact.abs().max()))
-    found = {"selection": bool(torch.equal(chosen, expected)), "error": error, "allowed": allowed}
-    found["appended"] = bool(torch.equal(layers.tokens[0][0][:, :, 0], layers.keys[0][:, :, -1]))
-    return found | {"ok": found["selection"] and found["appended"] and error <= allowed}
-
-
-def parity(device: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """Every operator against its reference: odd sizes, unequal lengths, padding, ties, groups, all budgets."""
-    where = device.torch_device
-    generator = torch.Generator(where).manual_seed(1)
-    found: dict[str, Any] = {"codes": 0, "unclear signs": 0, "wrong codes": 0, "compared": 0, "wrong": []}
-
-    def normal(*size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=dtype, device=where).normal_(generator=generator)
-
-    def equal(name: str, got: torch.Tensor, expected: torch.Tensor) -> None:
-        found["compared"] += 1
-        if not torch.equal(got, expected):
-            found["wrong"].append(name)
-
-    for group, width, tokens in ((1, 128, 5003), (4, 128, 2051)):
-        weights = hashing.random_orthogonal(2, width, 128).to(where, dtype)
-        keys, values, query = normal(2, 2, tokens, width), normal(2, 2, tokens, width), normal(2, 2 * group, 1, width)
-        codes, asked = hashing.hash_encode(keys, weights), hashing.hash_encode(query, weights)
-        for x, got in ((keys, codes), (query, asked)):
-            grouped = x.double().reshape(2, 2, -1, width)
-            projected = grouped @ weights.double()
-            clear = projected.abs() > 1e-5 * width**0.5
-            signs = reference.unpack(got).view(projected.shape) > 0
-            found["codes"] += signs.numel()
-            found["unclear signs"] += int((~clear).sum())
-            found["wrong codes"] += int(((signs != (projected > 0)) & clear).sum())
-        codes[0, 0, tokens // 2 :] = codes[0, 0, tokens // 2, None]  # nothing but ties
-        length = torch.tensor([tokens, tokens // 3], dtype=torch.int32, device=where)
-        start = torch.tensor([0, 37], dtype=torch.int32, device=where)
-        largest = group * 128
-        for first in (None,) if group == 1 else (None, start):  # each combination is compiled anew
-            where_from = f"group {group}, {'padded' if first is not None else 'plain'}"
-            scores = reference.hamming_scores(asked, codes, length, first)
-            equal(f"scores, {where_from}", hashing.hamming_scores(asked, codes, length, first), scores)
-            for budget in (SINK + RECENT, tokens // 64 + 20, tokens - 5, tokens + 9):
-                bounds = (length, budget, SINK, RECENT, first)
-                expected = reference.select_top_k(scores, *bounds)
-                equal(f"select {budget}, {where_from}", hashing.select_top_k(scores, *bounds, largest), expected)
-                equal(
-                    f"score and select {budget}, {where_from}", hashing.hamming_select(asked, codes, *bounds), expected
-                )
-        scores = reference.hamming_scores(asked, codes, length)
-        blocks = reference.select_blocks(scores, length, 6, 1, 2)
-        equal(f"blocks, group {group}", hashing.select_blocks(scores, length, 6, 1, 2, largest), blocks)
-        matmul = hashing.hamming_scores_matmul(asked, codes, length)
-        equal(f"matmul form, group {group}", matmul, scores)
-        for added in (1, 3):
-            mine, theirs = ([held.clone() for held in (keys, values, codes)] for _ in range(2))
-            key, value = normal(2, 2, added, width), normal(2, 2, added, width)
-            at = torch.tensor([tokens - added, 5], dtype=torch.int32, device=where)
-            hashing.hash_append(key, value, weights, mine[0], mine[1], mine[2], at)
-            reference.hash_append(key, value, weights, theirs[0], theirs[1], theirs[2], at)
-            for name, got, expected in zip(("keys", "values"), mine, theirs, strict=False):
-                equal(f"appended {name}, {added} tokens", got, expected)
-            equal(f"appended codes, {added} tokens", mine[2], _same_where_unclear(mine[2], theirs[2]))
-    found["ok"] = not found["wrong"] and found["wrong codes"] == 0
-    return found
-
-
-def _same_where_unclear(got: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """Codes of a new token may differ in a sign or two that only rounding decides; elsewhere they may not."""
-    differing = reference.popcount(got ^ expected).sum(-1)
-    return torch.where((differing <= 1)[..., None], got, expected)
 
 
 def kernels(shape: Shape, device: Any, dtype: torch.dtype) -> list[dict[str, Any]]:
@@ -384,7 +305,14 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def line(entry: dict[str, Any]) -> str:
     """One shape: microseconds of the whole and of its parts, and the speed-up."""
-    parts = ("encode and append", "score and select", "gather and attend", "score alone", "select alone")
+    parts = (
+        "encode and append",
+        "select and attend",
+        "score and select",
+        "gather and attend",
+        "score alone",
+        "select alone",
+    )
     text = f"{entry['name']}: {1e6 * entry['whole']['seconds']:.1f} us"
     text += f", dense {1e6 * entry['dense']['seconds']:.1f} us ({entry['dense']['backend']}): {entry['speed-up']:.2f}x"
     aim = entry["shape"]["aim"]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from npukv.language_model import LanguageModel
     from npukv.prompt import Prompt
     from npukv.relevance.measures import Measured
+    from npukv.relevance.scores import Scores
 
 #: Tokens of the question, and rows of a batch of the stock loop.
 ASKED, STOCK_ROWS = 23, 16
@@ -302,6 +303,7 @@ def agreement(run: _Run, device: Any, questions: int) -> dict[str, Any]:
     from npukv.evaluation.facts import KINDS, draw_fact
     from npukv.evaluation.splice import splice
     from npukv.evaluation.words import draw_key, word_pool
+    from npukv.relevance.eight_bit import usable
     from npukv.relevance.fast_forward import FastForward
     from npukv.text import tokenize
 
@@ -313,27 +315,41 @@ def agreement(run: _Run, device: Any, questions: int) -> dict[str, Any]:
     context, spans = splice(text[: run.options.characters], [fact.statement for fact in facts], rng)
     tokens = tokenize(lm.tokenizer, context)
     asked = [fact.question for fact in facts]
-    forwards = {"plain": None, "8bit": FastForward(lm, eight_bit=True, compiled=False)}
-    scored = {
-        name: npukv.score_segments(lm, tokens, asked, segment=384, overlap=64, forward=forward or "plain")
-        for name, forward in forwards.items()
-    }
-    found: dict[str, Any] = {"questions": questions, "segments": len(scored["plain"][0])}
-    pairs = list(zip(scored["plain"], scored["8bit"], strict=True))
-    correlations = [_rank_correlation(one.values, other.values) for one, other in pairs]
-    found["8bit"] = {
-        "same_first": sum(int(one.ranking()[0] == other.ranking()[0]) for one, other in pairs),
-        "correlation_mean": float(np.mean(correlations)),
-        "correlation_least": float(np.min(correlations)),
-    }
-    for name, scores in scored.items():
-        found.setdefault(name, {})["right_first"] = sum(
-            _holds(one, span) for one, span in zip(scores, spans, strict=True)
-        )
+    options: dict[str, Any] = {"segment": 384, "overlap": 64}
+    kinds = {str(kind).removeprefix("torch."): kind for kind in usable(device.torch_device)}
+    plain = npukv.score_segments(lm, tokens, asked, forward="plain", **options)
+    found: dict[str, Any] = {"questions": questions, "segments": len(plain[0]), "right_first": _right(plain, spans)}
+    for name, kind in kinds.items():
+        forward = FastForward(lm, eight_bit=kind, compiled=False)
+        found[name] = _compare(plain, npukv.score_segments(lm, tokens, asked, forward=forward, **options), spans)
+    # in the mode "8bit" the best of those scores are scored again, exactly
+    found["mode 8bit"] = _compare(
+        plain, npukv.score_segments(lm, tokens, asked, mode="8bit", shortlist="2%", forward="plain", **options), spans
+    )
     print(f"\nbundled model, {questions} questions over {found['segments']} segments, against its own products:")
-    line = ", ".join(f"{key.replace('_', ' ')} {value:.5g}" for key, value in found["8bit"].items())
-    print(f"  8-bit: {line} (own products: {found['plain']['right_first']})")
+    print(f"  right segment first {found['right_first']}")
+    for name in (*kinds, "mode 8bit"):
+        line = ", ".join(f"{key.replace('_', ' ')} {value:.5g}" for key, value in found[name].items())
+        print(f"  {name}: {line}")
     return found
+
+
+def _compare(plain: list[Scores], other: list[Scores], spans: list[tuple[int, int]]) -> dict[str, float]:
+    """How often the same segment comes first, and where the others' scores rank it."""
+    best = [int(one.ranking()[0]) for one in plain]
+    places = [int(np.flatnonzero(two.ranking() == first)[0]) for first, two in zip(best, other, strict=True)]
+    found: dict[str, float] = {
+        "same_first": sum(place == 0 for place in places), "worst_rank_of_the_first": max(places),
+        "right_first": _right(other, spans),
+    }  # fmt: skip
+    if other[0].shortlist is None:
+        correlations = [_rank_correlation(one.values, two.values) for one, two in zip(plain, other, strict=True)]
+        found |= {"correlation_mean": float(np.mean(correlations)), "correlation_least": float(np.min(correlations))}
+    return found
+
+
+def _right(scores: list[Scores], spans: list[tuple[int, int]]) -> int:
+    return sum(_holds(one, span) for one, span in zip(scores, spans, strict=True))
 
 
 def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -341,7 +357,7 @@ def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def _holds(scores: Any, span: tuple[int, int]) -> bool:
+def _holds(scores: Scores, span: tuple[int, int]) -> bool:
     best = scores.segments[int(scores.ranking()[0])]
     return best.char_start <= span[0] and span[1] <= best.char_end
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -15,6 +16,7 @@ import torch
 from npukv.errors import InputError
 from npukv.ops.hashing import random_orthogonal
 
+_log = logging.getLogger("npukv")
 FORMAT = "npukv hash weights 1"
 
 #: What a configuration says of the shape of keys and of what computes them.
@@ -135,7 +137,8 @@ def bundled(config: Any, bits: int) -> HashWeights | None:
         return None
     try:
         weights = HashWeights.load(path, config)
-    except InputError:  # the model was trained anew and its codes were not: random ones serve it
+    except InputError as error:  # the model was trained anew and its codes were not: random ones serve it
+        _log.warning("%s; taking random projections", error)
         return None
     return weights if weights.bits == bits else None
 

@@ -16,8 +16,8 @@ from npukv.cache.layer import AttendingCache, AttendingLayer
 from npukv.cache.preallocated import Place
 from npukv.cache.report import CacheReport, LayerReport
 from npukv.errors import InputError
-from npukv.ops.attention import indexed_attention, partial_attention
-from npukv.ops.hashing import hamming_select, hash_encode, hash_step
+from npukv.ops.attention import partial_attention
+from npukv.ops.hashing import hash_encode, hash_step, hashed_attention
 
 #: Buffers grow by half, in steps of this many tokens; a frozen cache has at least four of them free.
 STEP = 256
@@ -176,8 +176,8 @@ class HashedLayer(AttendingLayer):
         scaling: float | None,
     ) -> torch.Tensor:
         sink, recent = self.selection.sink, self.selection.recent
-        indices = hamming_select(codes, self.codes, length, budget, sink, recent, start)
-        return indexed_attention(query, self.keys, self.values, indices, None, scaling)[0]
+        held = self.codes, self.keys, self.values, length
+        return hashed_attention(query, codes, *held, budget, sink, recent, start, scaling)[0]
 
     @staticmethod
     def _first(padding: list[int], device: torch.device) -> torch.Tensor | None:

@@ -13,18 +13,39 @@ ATTRIBUTES = {
             "registration number", "serial number", "code number", "ticket number", "house number", "secret code",
             "telephone number", "reference number", "membership number", "winning number", "number", "case number",
         ),
-        "held-out": ("badge number", "private number", "ledger number", "order number", "special code"),
+        "held-out": (
+        "docket number",
+        "customs code",
+        "tonnage figure",
+        "land survey number",
+        "subscriber number",
+        "folio code",
+    ),
     },
     "pass key": {
         "train": ("pass key", "passkey", "access key", "entry code", "pass code", "key code", "password", "door code"),
-        "held-out": ("access code", "secret pass key", "entry key", "gate code"),
+        "held-out": (
+        "alarm code",
+        "turnstile key",
+        "strongbox password",
+        "hatch code",
+        "unlocking key",
+        "night watch password",
+    ),
     },
     "word": {
         "train": (
             "favourite word", "secret word", "magic word", "chosen word", "lucky word", "last word", "password",
             "nickname", "code word", "motto", "favourite thing", "favourite subject", "trade", "code name", "sign",
         ),
-        "held-out": ("private word", "best word", "special word", "secret name", "favourite name"),
+        "held-out": (
+        "rallying word",
+        "stage name",
+        "dialect term",
+        "parting word",
+        "tavern name",
+        "sailors' term",
+    ),
     },
 }  # fmt: skip
 
@@ -40,9 +61,19 @@ STATEMENTS = {
         "It is well known that {v} is the {a} of {k}.", "Now the {a} of {k}, if you must know, is {v}.",
     ),
     "held-out": (
-        "It turned out that the {a} of {k} is {v}.", "Be assured that {v} is the {a} for {k}.",
-        "The {a} entered beside {k} is {v}.", "By common consent the {a} for {k} is {v}.",
-        "The {a} of {k}, I remember, is {v}.", "Even today the {a} for {k} remains {v}.",
+        "{K} was given {v} as its {a} before the winter was out.",
+        "By common agreement, {v} would serve as the {a} for {k}.",
+        "In the margin someone had pencilled {v}, the {a} belonging to {k}.",
+        "They settled on {v} when the time came to choose the {a} of {k}.",
+        "Under {k}, in the column headed {a}, the register shows {v}.",
+        "The old steward still remembers {v} as the {a} of {k}.",
+        "As for {k}, the {a} written down there has always been {v}.",
+        "If you look up {k}, you will find {v} entered as its {a}.",
+        "{K} has only ever had one {a}, and it is {v}.",
+        "Nobody doubted that {v} was the {a} assigned to {k}.",
+        "The {a} that goes with {k} turned out to be {v}.",
+        "{K}'s {a}, so the letter said, was {v}.",
+        "I have it on good authority that {k} uses {v} for its {a}.",
     ),
 }  # fmt: skip
 
@@ -55,14 +86,26 @@ QUESTIONS = {
         "What does the text give as the {a} of {k}?", "{K} has which {a}?", "What is the {a} that belongs to {k}?",
     ),
     "held-out": (
-        "Kindly give the {a} for {k}.", "From this account, what is the {a} of {k}?", "Which one is the {a} for {k}?",
-        "Would you look up the {a} of {k}?", "What is the {a} listed for {k}?",
+        "Can you tell me the {a} that belongs to {k}?",
+        "For {k}, what does the {a} happen to be?",
+        "Please give the {a} recorded for {k}.",
+        "When it comes to {k}, which {a} is mentioned in the text?",
+        "I need to know {k}'s {a}.",
+        "If someone asked you for the {a} of {k}, what would you say?",
+        "State the {a} that goes with {k}.",
+        "According to the story, what was {k} given as its {a}?",
+        "Looking back over the passage, which {a} does {k} have?",
     ),
 }  # fmt: skip
 
 PREFIXES = {
     "train": ("The {a} for {k} is", "The {a} of {k} is", "It is", "The {a} is", "According to the text, it is"),
-    "held-out": ("The {a} for {k}, as I read, is", "The reply is that the {a} of {k} is"),
+    "held-out": (
+        "The text gives {k}'s {a} as",
+        "For {k}, the {a} was said to be",
+        "According to the passage, it is",
+        "The {a} you are asking about is",
+    ),
 }
 
 # Pass keys without a key: a text has only one.
@@ -73,8 +116,14 @@ LONE_STATEMENTS = {
         "He whispered that the {a} was {v}.", "Note: the {a} is {v}.", "Keep it to yourself: the {a} is {v}.",
     ),
     "held-out": (
-        "Bear in mind that the {a} is {v}.", "The {a}, they told us, is {v}.", "From today the {a} is {v}.",
-        "Whoever asks, the {a} is {v}.",
+        "You will want to remember that the {a} is {v}.",
+        "After a long debate they made {v} the {a}.",
+        "There is only one {a} that matters here, namely {v}.",
+        "On the back of the envelope she had written {v}, which was the {a}.",
+        "Should anyone inquire about the {a}, the answer is {v}.",
+        "He leaned closer and whispered that {v} was the {a}.",
+        "As everyone in the house knew by heart, the {a} was {v}.",
+        "Make a note of {v}, since it is the {a} you will be asked for.",
     ),
 }  # fmt: skip
 
@@ -83,12 +132,23 @@ LONE_QUESTIONS = {
         "What is the {a}?", "What was the {a}?", "Tell me the {a}.", "What is the {a} mentioned in the text?",
         "Do you know the {a}?", "Which {a} is given?", "What does the text say the {a} is?", "Give the {a}.",
     ),
-    "held-out": ("Kindly give the {a}.", "From this account, what is the {a}?", "Would you look up the {a}?"),
+    "held-out": (
+        "Which {a} does the text mention?",
+        "Can you recall the {a} that was given earlier?",
+        "Please repeat the {a} from the passage.",
+        "If you had to supply the {a}, what would you answer?",
+        "Somewhere in the story there is a line about the {a}; what does it say?",
+        "Tell me the {a} that the reader was asked to remember.",
+    ),
 }  # fmt: skip
 
 LONE_PREFIXES = {
     "train": ("The {a} is", "It is", "According to the text, the {a} is"),
-    "held-out": ("The {a}, as I read, is", "The reply is that the {a} is"),
+    "held-out": (
+        "The text gives the {a} as",
+        "As stated in the passage, the {a} was",
+        "I remember that the {a} is",
+    ),
 }
 
 # base, third person, past, participle
@@ -99,7 +159,11 @@ VERBS = {
         ("lock", "locks", "locked", "locked"), ("lay", "lays", "laid", "laid"),
         ("guard", "guards", "guarded", "guarded"),
     ),
-    "held-out": (("place", "places", "placed", "placed"), ("drop", "drops", "dropped", "dropped")),
+    "held-out": (
+        ("set", "sets", "set", "set"),
+        ("lodge", "lodges", "lodged", "lodged"),
+        ("conceal", "conceals", "concealed", "concealed"),
+    ),
 }  # fmt: skip
 
 PLACE_STATEMENTS = {
@@ -112,8 +176,15 @@ PLACE_STATEMENTS = {
         "Nobody knew that {K} {past} the {t} in the {p}.", "{K} {past} the {t} carefully in the old {p}.",
     ),
     "held-out": (
-        "It is certain that {K} {third} the {t} in the {p}.", "Early one morning {K} {past} the {t} in the {p}.",
-        "We watched as {K} {past} the {t} in the {p}.", "The {t}, which {K} {past} in the {p}, was heavy.",
+        "{K} has {participle} the {t} in the {p}, or so the neighbours say.",
+        "The {t} had been {participle} in the {p} by {K} that same evening.",
+        "Before supper {K} {past} the {t} in the {p} and said nothing more about it.",
+        "Whenever visitors come, {K} {third} the {t} in the {p}.",
+        "With no better plan in mind, {K} decided to {base} the {t} in the {p}.",
+        "Having {participle} the {t} in the {p}, {K} walked home through the rain.",
+        "Somewhere in the {p} is the {t} that {K} {past} there.",
+        "No one saw {K} {base} the {t} in the {p}, yet there it was.",
+        "As for the {t}, {K} had {participle} it in the {p} some days before.",
     ),
 }  # fmt: skip
 
@@ -125,14 +196,23 @@ PLACE_QUESTIONS = {
         "According to the text, where did {K} {base} the {t}?", "Where was the {t} {participle} by {K}?",
     ),
     "held-out": (
-        "Would you say where {K} {third} the {t}?", "Where in the world did {K} {base} the {t}?",
-        "From this account, where does {K} {base} the {t}?",
+        "Can you say where the {t} was {participle} by {K}?",
+        "Tell me where {K} {past} the {t}.",
+        "Where would one have to look for the {t} that {K} {past}?",
+        "Which spot did {K} choose when the {t} had to be {participle}?",
+        "According to the story, where has {K} {participle} the {t}?",
+        "If the {t} is where {K} {past} it, where is it?",
+        "Name the place where the {t} had been {participle} by {K}.",
     ),
 }  # fmt: skip
 
 PLACE_PREFIXES = {
     "train": ("{K} {third} the {t} in the", "{K} {past} the {t} in the", "In the", "It is in the", "The {t} is in the"),
-    "held-out": ("I read that {K} {past} the {t} in the", "The reply is the"),
+    "held-out": (
+        "The {t} was {participle} by {K} in the",
+        "According to the story, {K} {past} it in the",
+        "It should be somewhere in the",
+    ),
 }
 
 # Sentences that repeat a question's words and hold no answer to it.

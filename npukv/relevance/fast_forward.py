@@ -86,7 +86,9 @@ class FastForward:
     def __init__(self, lm: LanguageModel, eight_bit: bool | torch.dtype = False, compiled: bool = True) -> None:
         ok, reason = supports(lm.model)
         if not ok:
-            raise ModelError(f"{lm.name}: cannot be read by fused blocks ({reason}); take --forward plain")
+            raise ModelError(
+                f"{lm.name}: cannot be read by fused blocks ({reason}); take --forward plain and --mode exact"
+            )
         self.lm = lm
         self.compiled = compiled
         if eight_bit and any(experts_of(layer.mlp) for layer in lm.model.model.layers):
@@ -125,6 +127,39 @@ class FastForward:
             attended = self._attend(query, key, value)
         hidden, *_ = self._run(attended, hidden, self.layers[-1], None, turn, keep, self.shape)
         return self.lm.model.lm_head(inner.norm(hidden))
+
+    @torch.inference_mode()
+    def keys(self, ids: torch.Tensor, layer: int) -> torch.Tensor:
+        """Keys of a layer as its projection gives them, [B, S, Hkv, D], of ids [B, S]; later layers are not run."""
+        inner, shape = self.lm.model.model, self.shape
+        hidden = inner.embed_tokens(ids)
+        turn = inner.rotary_emb(hidden, torch.arange(ids.shape[1], device=ids.device)[None])
+        attended = before = None
+        for one in self.layers[:layer]:
+            hidden, query, key, value = self._run(attended, hidden, before, one, turn, ids.shape[1], shape)
+            attended, before = self._attend(query, key, value), one
+        hidden, *_ = self._run(attended, hidden, before, None, turn, ids.shape[1], shape)
+        wanted, first = self.layers[layer], shape.heads * shape.width
+        last = first + shape.kv_heads * shape.width
+        bias = None if wanted.qkv_bias is None else wanted.qkv_bias[first:last]
+        entering = _norm(hidden, wanted.norm, shape.epsilon)
+        return _linear(entering, wanted.qkv.rows(first, last), bias).unflatten(-1, (-1, shape.width))
+
+    def kernel(self, rows: int, tokens: int) -> str:
+        """The name of the attention kernel that is fastest for a batch of that shape; "" where there is no choice."""
+        place = self.lm.device.torch_device
+        if place.type == "cpu":
+            return ""
+        if self.backend is None:
+            sizes = [(rows, heads, tokens, self.shape.width) for heads in (self.shape.heads, self.shape.kv_heads)]
+            query, key, value = (torch.randn(sizes[i], device=place, dtype=self.lm.model.dtype) for i in (0, 1, 1))
+            self.backend = fastest_attention(self.lm, query, key, value, self.scale)
+        return self.backend.name
+
+    def settle(self, kernel: str) -> None:
+        """Take the attention kernel of that name, as all ranks do; "" leaves it open."""
+        if kernel:
+            self.backend = SDPBackend.__members__[kernel]
 
     def _run(self, attended: Any, hidden: torch.Tensor, before: Layer | None, after: Layer | None, *rest: Any) -> Any:
         """One crossing between two attentions; single tokens, and the ends, are not worth compiling for."""

@@ -14,6 +14,8 @@ from npukv.errors import InputError
 
 #: Greedy tokens looked ahead: enough for a short answer; what follows the answer is not counted (see `certainty`).
 HORIZON = 8
+#: Nats at which "capped+question" cuts E off.
+CAP = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,14 @@ def certainty_and_question(measured: Measured) -> np.ndarray:
     return certainty(measured) + question(measured)
 
 
+def capped_certainty_and_question(measured: Measured) -> np.ndarray:
+    """min(E, 1 nat) + Q: beyond the cap a segment is merely uncertain, and only the question still tells them apart."""
+    return np.minimum(certainty(measured), CAP) + question(measured)
+
+
 MEASURES: dict[str, Callable[[Measured], np.ndarray]] = {
     "certainty+question": certainty_and_question,
+    "capped+question": capped_certainty_and_question,
     "certainty": certainty,
     "question": question,
     "first": first,

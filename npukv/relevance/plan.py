@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from npukv.errors import InputError
 from npukv.language_model import LanguageModel
@@ -36,6 +36,10 @@ class Plan:
     def shared(self) -> bool:
         """Whether a segment is read once and its keys and values serve several questions."""
         return len(self.prompts) > 1 and len({prompt.head for prompt in self.prompts}) == 1
+
+    def of(self, question: int) -> Plan:
+        """The plan of one of the questions."""
+        return replace(self, asked=(self.asked[question],), prompts=(self.prompts[question],))
 
     def identity(self, lm: LanguageModel, forward: str = "") -> dict[str, str]:
         """What the scores depend on besides the question, as hashes; `forward` names a way of reading other than the

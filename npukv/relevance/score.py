@@ -30,7 +30,7 @@ from npukv.relevance.measures import Measured
 from npukv.relevance.plan import Plan, make_plan
 from npukv.relevance.scores import Scores
 from npukv.relevance.shortlist import SHORTLIST, check_mode
-from npukv.relevance.shortlist import shortlist as find_shortlist
+from npukv.relevance.shortlist import shortlists as find_shortlists
 from npukv.text import Tokens, tokenize
 
 #: Called with (what is being done, tokens or characters done, in all).
@@ -86,8 +86,9 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
         progress: called as work goes on.
         index: a directory that keeps what is made of a text once for all questions (tokens, sketch); None = the run
             directory.
-        mode: "exact" scores all segments. "sketch" and "bm25" score only those that a sketch of the text's keys, or
-            the question's words, find promising; scores of the others are infinite.
+        mode: "exact" scores all segments. "sketch", "bm25" and "8bit" score only those that a sketch of the text's
+            keys, the question's words, or scores by 8-bit matrix products find promising; scores of the others are
+            infinite.
         shortlist: how many those are: "1%", or a number of segments.
         forward: how the model reads: "plain", its own way; "fused", compiled blocks; "8bit", those with 8-bit products;
             "auto", fused where long work on a card makes up for compiling; or a `FastForward` made before.
@@ -105,27 +106,7 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
     """
     asked = (question,) if isinstance(question, str) else tuple(question)
     tokens = as_tokens(lm, text, progress, index or run, ranks, keep=mode == "sketch")
-    if len(asked) > 1 and check_mode(mode) != "exact":  # each has a shortlist of its own
-        return [
-            score_segments(
-                lm,
-                tokens,
-                one,
-                segment=segment,
-                overlap=overlap,
-                measure=measure,
-                horizon=horizon,
-                answer_prefix=answer_prefix,
-                run=run,
-                batch=batch,
-                progress=progress,
-                mode=mode,
-                shortlist=shortlist,
-                forward=forward,
-                ranks=ranks,
-            )
-            for one in asked
-        ]
+    check_mode(mode)
     plan = make_plan(
         lm,
         tokens,
@@ -137,10 +118,40 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
         answer_prefix=answer_prefix,
     )
     started = time.perf_counter()
+    options: dict[str, Any] = {"run": run, "batch": batch, "progress": progress, "forward": forward, "ranks": ranks}
+    lists = find_shortlists(lm, plan, mode, shortlist, measure=measure, **options)
+    if lists is None:
+        results = score_plan(lm, plan, measure, **options)
+    else:  # each question has a shortlist of its own
+        looked = (time.perf_counter() - started) / len(asked)
+        results = []
+        for i, only in enumerate(lists):
+            [scores] = score_plan(lm, plan.of(i), measure, only=only, **options)
+            results.append(replace(scores, seconds=scores.seconds + looked))
+    return results[0] if isinstance(question, str) else results
+
+
+def score_plan(
+    lm: LanguageModel,
+    plan: Plan,
+    measure: str = measures.DEFAULT,
+    *,
+    only: np.ndarray | None = None,
+    run: str | Path | None = None,
+    batch: int | None = None,
+    progress: Progress | None = None,
+    forward: str | FastForward = "auto",
+    ranks: Ranks = ALONE,
+) -> list[Scores]:
+    """Scores of a plan's segments, or of `only` some of them (ascending), for each of its questions.
+
+    Args and Raises: as of `score_segments`.
+    """
+    started = time.perf_counter()
+    asked = plan.asked
     entropies = np.full((len(asked), len(plan.segments), plan.horizon), np.nan, dtype=np.float32)
     likelihoods = np.full((len(asked), len(plan.segments)), np.nan, dtype=np.float32)
     fresh = [0] * len(asked)
-    only = find_shortlist(lm, plan, mode, shortlist, ranks=ranks, progress=progress)
     wanted = len(plan.segments) if only is None else len(only)
     options: dict[str, Any] = {"run": run, "batch": batch, "progress": progress, "only": only, "ranks": ranks}
     parts = list(stream_scores(lm, plan, forward=forward, **options))
@@ -150,11 +161,10 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
         likelihoods[part.question, rows] = part.measured.question
         fresh[part.question] += 0 if part.resumed else len(rows)
     seconds = time.perf_counter() - started
-    results = [
+    return [
         Scores(asked[i], plan.segments, Measured(entropies[i], likelihoods[i]), measure, seconds, fresh[i], only)
         for i in range(len(asked))
     ]
-    return results[0] if isinstance(question, str) else results
 
 
 def as_tokens(
@@ -232,7 +242,8 @@ def stream_scores(
     """
     wanted = range(len(plan.segments)) if only is None else [int(index) for index in only]
     length = plan.segments[0].end - plan.segments[0].start
-    reading = choose_forward(lm, forward, len(wanted) * (length + len(plan.prompts[0])))
+    read_at_once = length + len(plan.prompts[0])
+    reading = choose_forward(lm, forward, len(wanted) * read_at_once)
     identity = {} if run is None else plan.identity(lm, reading.name if reading else "")
     keys = plan.keys()
     known: list[dict[int, tuple[np.ndarray, float]]] = [{} for _ in keys]
@@ -254,6 +265,8 @@ def stream_scores(
         # number of ranks; and share what is left.
         ranks.note(0, last=True)
         size, done = ranks.agree((size, [set(scored) for scored in known]), "share the segments")
+        if reading is not None and ranks.size > 1:  # kernels differ in the last bits, too
+            reading.settle(ranks.agree(reading.kernel(size, read_at_once) if ranks.first else "", "choose a kernel"))
         costs = [_missing(wanted[at : at + size], done) for at in range(0, len(wanted), size)]
         share = shares(costs, ranks.size)[ranks.rank]
         mine = wanted[share.start * size : share.stop * size]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npukv.errors import InputError
 from npukv.language_model import LanguageModel
 from npukv.parallel.ranks import ALONE, Ranks
+from npukv.relevance import measures
 from npukv.relevance.cut import starts_of
 from npukv.relevance.plan import Plan
 
-MODES = ("exact", "sketch", "bm25")
+if TYPE_CHECKING:
+    from npukv.relevance.fast_forward import FastForward
+
+MODES = ("exact", "sketch", "bm25", "8bit")
 #: Of the segments, in the modes that take a cheaper look first.
 SHORTLIST = "1%"
 
@@ -46,42 +52,80 @@ def shortlist_size(wanted: str | int, segments: int) -> int:
     return min(segments, max(1, round(share)))
 
 
-def shortlist(
+def shortlists(
     lm: LanguageModel,
     plan: Plan,
     mode: str,
     wanted: str | int = SHORTLIST,
     *,
+    measure: str = measures.DEFAULT,
+    run: str | Path | None = None,
+    batch: int | None = None,
+    forward: str | FastForward = "auto",
     ranks: Ranks = ALONE,
     progress: Progress | None = None,
-) -> np.ndarray | None:
-    """The segments to score for the plan's one question, ascending; None = all.
+) -> list[np.ndarray] | None:
+    """The segments to score for each of the plan's questions, ascending; None = all.
+
+    Args:
+        mode: one of MODES.
+        wanted: how many: see `shortlist_size`.
+        measure, run, batch: for the mode "8bit", which scores everything in 8 bits first, with a journal of its own.
+        forward: how the early layers are read when a sketch is built: as of `npukv.score_segments`.
 
     Raises:
-        InputError: an unknown mode or size.
+        InputError: an unknown mode or size; ModelError, DeviceError: the model or device cannot do what the mode takes.
     """
     if check_mode(mode) == "exact":
         return None
     count = shortlist_size(wanted, len(plan.segments))
-    distances = sketch_distances(lm, plan, ranks, progress) if mode == "sketch" else bm25_distances(lm, plan, ranks)
-    return np.sort(np.argsort(distances, kind="stable")[:count])
+    if mode == "sketch":
+        distances = sketch_distances(lm, plan, forward, ranks, progress)
+    elif mode == "8bit":
+        distances = eight_bit_distances(lm, plan, measure, run, batch, ranks, progress)
+    else:
+        distances = [bm25_distances(lm, plan, i, ranks) for i in range(len(plan.asked))]
+    return [np.sort(np.argsort(values, kind="stable")[:count]) for values in distances]
 
 
 def sketch_distances(
-    lm: LanguageModel, plan: Plan, ranks: Ranks = ALONE, progress: Progress | None = None
-) -> np.ndarray:
+    lm: LanguageModel,
+    plan: Plan,
+    forward: str | FastForward = "auto",
+    ranks: Ranks = ALONE,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
     """By the key-key sketch, which is built first if it is not there; see `npukv.relevance.sketch.search`."""
     from npukv.relevance.sketch import open_sketch, search
 
-    sketch = open_sketch(lm, plan.tokens, ranks=ranks, progress=progress)
-    return search(lm, sketch, plan.prompts[0], plan.segments, ranks=ranks)
+    sketch = open_sketch(lm, plan.tokens, forward=forward, ranks=ranks, progress=progress)
+    return [search(lm, sketch, prompt, plan.segments, ranks=ranks) for prompt in plan.prompts]
+
+
+def eight_bit_distances(
+    lm: LanguageModel,
+    plan: Plan,
+    measure: str = measures.DEFAULT,
+    run: str | Path | None = None,
+    batch: int | None = None,
+    ranks: Ranks = ALONE,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """By the measure itself, read with 8-bit matrix products."""
+    from npukv.relevance.score import score_plan
+
+    place = None if run is None else Path(run) / "8bit"
+    scored = score_plan(
+        lm, plan, measure, run=place, batch=batch, forward="8bit", ranks=ranks, progress=progress
+    )  # fmt: skip
+    return [one.values for one in scored]
 
 
 #: Saturation of repeated tokens in BM25 (segments are equally long, so its length term is 1).
 K1 = 1.5
 
 
-def bm25_distances(lm: LanguageModel, plan: Plan, ranks: Ranks = ALONE) -> np.ndarray:
+def bm25_distances(lm: LanguageModel, plan: Plan, question: int = 0, ranks: Ranks = ALONE) -> np.ndarray:
     """By the question's tokens a segment holds (Okapi BM25, negated), float64 [n]; no index is needed for one question.
 
     Source: Robertson and Zaragoza, The Probabilistic Relevance Framework (2009), with idf = log(1 + (n - d + .5) /
@@ -95,7 +139,7 @@ def bm25_distances(lm: LanguageModel, plan: Plan, ranks: Ranks = ALONE) -> np.nd
         starts = torch.from_numpy(starts_of(plan.segments)).to(lm.device.torch_device)
         ids = torch.from_numpy(plan.tokens.ids.astype(np.int32)).to(starts.device)
         found = np.zeros(count)
-        for token in sorted({*lm.encode(plan.asked[0]), *lm.encode(" " + plan.asked[0])}):
+        for token in sorted({*lm.encode(plan.asked[question]), *lm.encode(" " + plan.asked[question])}):
             seen = torch.nn.functional.pad((ids == token).cumsum(0, dtype=torch.int32), (1, 0))
             held = (seen[starts + length] - seen[starts]).cpu().numpy().astype(np.float64)
             holding = np.count_nonzero(held)

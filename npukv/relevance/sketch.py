@@ -23,7 +23,9 @@ from npukv.parallel.ranks import ALONE, Ranks
 from npukv.parallel.share import shares
 from npukv.parallel.tokens import explained
 from npukv.prompt import Prompt
+from npukv.relevance.batches import batch_size
 from npukv.relevance.cut import Segment, Windows
+from npukv.relevance.fast_forward import FastForward, choose_forward
 from npukv.relevance.journal import fingerprint
 from npukv.text import Tokens
 
@@ -96,11 +98,21 @@ class Sketch:
         return self.parts[index]
 
 
-def open_sketch(lm: LanguageModel, tokens: Tokens, *, ranks: Ranks = ALONE, progress: Progress | None = None) -> Sketch:
+def open_sketch(
+    lm: LanguageModel,
+    tokens: Tokens,
+    *,
+    forward: str | FastForward = "auto",
+    ranks: Ranks = ALONE,
+    progress: Progress | None = None,
+) -> Sketch:
     """The text's sketch by this model: at hand, or from the folder of the token store, or built now.
 
     Each rank builds its share of the parts. Parts appear whole or not at all: a build that was killed goes on where
     it stopped, with any number of ranks.
+
+    Args:
+        forward: how the early layers are read, as of `npukv.score_segments`.
 
     Raises:
         ModelError: the model's layers have no key projection of their own; RunError: the folder cannot be written.
@@ -116,10 +128,15 @@ def open_sketch(lm: LanguageModel, tokens: Tokens, *, ranks: Ranks = ALONE, prog
         there = [i for i in range(count) if (path := sketch.file(i)) is not None and path.exists()]
         missing = sorted(set(range(count)) - set(ranks.agree(there, "share the sketch")))
         share = shares([1] * len(missing), ranks.size)[ranks.rank] if folder is not None else range(len(missing))
+        work = len(missing) * PART * WINDOW * (sketch.layer + 1) // layers_of(lm)
+        reading = choose_forward(lm, forward, work) if missing else None
+        rows = ranks.agree(batch_size(lm, WINDOW + 1, 1), "share the sketch's batches")
+        if reading is not None and ranks.size > 1:  # kernels differ in the last bits, too
+            reading.settle(ranks.agree(reading.kernel(rows, WINDOW) if ranks.first else "", "choose a kernel"))
         writing: list[Future[None]] = []
         for done, i in enumerate(share):
             part = missing[i]
-            sketch.parts[part] = _build_part(lm, tokens, sketch, part)
+            sketch.parts[part] = _build_part(lm, tokens, sketch, part, rows, reading)
             if folder is not None:
                 writing.append(writers.submit(_write, sketch, part))
             ranks.note((done + 1) * PART * WINDOW, last=True)
@@ -134,7 +151,7 @@ def open_sketch(lm: LanguageModel, tokens: Tokens, *, ranks: Ranks = ALONE, prog
 
 def _settle(lm: LanguageModel, tokens: Tokens, folder: Path | None, ranks: Ranks) -> Sketch:
     """What all parts share: decided by rank 0 and kept, because another machine's would differ in the last bits."""
-    layer = lm.model.config.get_text_config().num_hidden_layers // 4
+    layer = layers_of(lm) // 4
     place = lm.device.torch_device
     path = None if folder is None else folder / "common.npz"
     arrays: dict[str, np.ndarray] | None = None
@@ -175,16 +192,28 @@ def _mean_key(lm: LanguageModel, tokens: Tokens, layer: int) -> np.ndarray:
     return torch.stack(means).mean(0).cpu().numpy()
 
 
-def _build_part(lm: LanguageModel, tokens: Tokens, sketch: Sketch, part: int) -> torch.Tensor:
-    """Codes uint8 [tokens of the part, Hkv, BITS / 8]."""
+def layers_of(lm: LanguageModel) -> int:
+    return lm.model.config.get_text_config().num_hidden_layers
+
+
+def _build_part(
+    lm: LanguageModel, tokens: Tokens, sketch: Sketch, part: int, rows: int, reading: FastForward | None = None
+) -> torch.Tensor:
+    """Codes uint8 [tokens of the part, Hkv, BITS / 8], read `rows` windows at a time."""
     start = part * PART * WINDOW
     ids = np.asarray(tokens.ids[start : start + PART * WINDOW])
     whole = len(ids) // WINDOW * WINDOW
     pieces = []
-    rows = max(1, lm.device.batch_tokens // WINDOW)
     for at in range(0, whole, rows * WINDOW):
         window = ids[at : min(at + rows * WINDOW, whole)].reshape(-1, WINDOW)
-        pieces.append(sketch.encode(early_keys(lm, window, sketch.layer)).flatten(0, 1))
+        if reading is None:
+            keys = early_keys(lm, window, sketch.layer)
+        else:  # what is compiled is compiled for one shape
+            head = np.array([_beginning(lm)] * rows, np.int64).reshape(rows, -1)
+            full = np.concatenate([window, np.repeat(window[-1:], rows - len(window), axis=0)]).astype(np.int64)
+            given = torch.from_numpy(np.concatenate([head, full], axis=1)).to(lm.device.torch_device)
+            keys = reading.keys(given, sketch.layer)[: len(window), head.shape[1] :]
+        pieces.append(sketch.encode(keys).flatten(0, 1))
     if whole < len(ids):
         pieces.append(sketch.encode(early_keys(lm, ids[None, whole:], sketch.layer)).flatten(0, 1))
     return torch.cat(pieces)

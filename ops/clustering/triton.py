@@ -239,7 +239,7 @@ def merge_centroids(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor
         x, degrees.contiguous(), places.contiguous(), sums, totals, length, kept, heads, *x.stride()[:3],
         D=width, WIDTH=_padded(width), TOKENS=TOKENS,
     )  # fmt: skip
-    return (sums / totals).to(x.dtype)
+    return torch.div(sums, totals, out=x.new_empty(sums.shape))  # no float32 copy between
 
 
 def _padded(size: int) -> int:

@@ -11,6 +11,7 @@ from npukv.ops.hashing.operators import (
     hash_append,
     hash_encode,
     hash_step,
+    hashed_attention,
     select_blocks,
     select_top_k,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "hash_append",
     "hash_encode",
     "hash_step",
+    "hashed_attention",
     "random_orthogonal",
     "select_blocks",
     "select_top_k",

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 
 from npukv.backends.ascend import calls, legality
-from npukv.ops.hashing.operators import hamming_scores, hamming_select, hash_append, hash_encode, hash_step
+from npukv.ops.hashing.operators import (
+    hamming_scores,
+    hamming_select,
+    hash_append,
+    hash_encode,
+    hash_step,
+    hashed_attention,
+    select_and_attend,
+)
 from npukv.ops.hashing.reference import ABSENT, select_top_k, unpack
 
 #: Keys whose codes are unpacked at a time: 128 bits of float16 for 32768 keys are 8 MB per head.
@@ -104,6 +112,7 @@ def register() -> None:
     hash_step.kernel_by_name(calls.DEVICE, "sign_bits_pack", check_step)(step_packed)
     hamming_scores.kernel_by_name(calls.DEVICE, "signs_matmul")(scores_multiplied)
     hamming_select.kernel_by_name(calls.DEVICE, "signs_matmul")(select_multiplied)
+    hashed_attention.kernel(calls.DEVICE, "select, then attend")(select_and_attend)
 
 
 register()

@@ -10,12 +10,16 @@ from typing import Any
 
 import torch
 
+from npukv.ops.attention import indexed_attention
+from npukv.ops.attention.operators import _triton_serves_one
 from npukv.ops.hashing import cpu, reference
 from npukv.ops.registry import Operator, define
 
 _APPEND = (
     "Tensor key, Tensor value, Tensor weights, Tensor(a!) keys, Tensor(b!) values, Tensor(c!) codes, Tensor length"
 )
+#: What the counts of a row that one program adds up are sized for.
+MOST_SCORE, MOST_TOKENS = 4096, 1 << 21
 _PAIR = "Tensor query_codes, Tensor key_codes"
 _BOUNDS = "Tensor? length=None, Tensor? start=None"
 _SELECT = "Tensor length, int budget, int sink, int recent, Tensor? start=None"
@@ -51,6 +55,11 @@ def _selected(query_codes: torch.Tensor, *rest: Any, **options: Any) -> torch.Te
     return _indices(*rest, **options)
 
 
+def _attended(query: torch.Tensor, *rest: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    wide = torch.promote_types(query.dtype, torch.float32)
+    return query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=wide)
+
+
 hash_encode = _define("Tensor x, Tensor weights) -> Tensor", reference.hash_encode, _codes)
 hash_append = _define(f"{_APPEND}) -> ()", reference.hash_append, lambda *tensors: None)
 hash_step = _define(f"Tensor query, {_APPEND}) -> Tensor", reference.hash_step, _query_codes)
@@ -58,6 +67,11 @@ hamming_scores = _define(f"{_PAIR}, {_BOUNDS}) -> Tensor", reference.hamming_sco
 hamming_scores_matmul = _define(f"{_PAIR}, {_BOUNDS}) -> Tensor", reference.hamming_scores_matmul, _scores)
 select_top_k = _define(f"Tensor scores, {_SELECT}, int largest=0) -> Tensor", reference.select_top_k, _indices)
 hamming_select = _define(f"{_PAIR}, {_SELECT}) -> Tensor", reference.hamming_select, _selected)
+hashed_attention = _define(
+    f"Tensor query, {_PAIR}, Tensor key, Tensor value, {_SELECT}, float? scale=None) -> (Tensor, Tensor)",
+    reference.hashed_attention,
+    _attended,
+)
 select_blocks = _define(
     "Tensor scores, Tensor length, int blocks, int sink_blocks, int recent_blocks, int largest=0) -> Tensor",
     reference.select_blocks,
@@ -123,6 +137,27 @@ def _takes_codes(query_codes: torch.Tensor, key_codes: torch.Tensor, *args: Any,
     return _takes_words(key_codes.shape[3])
 
 
+def _takes_hashed(
+    query: torch.Tensor,
+    query_codes: torch.Tensor,
+    key_codes: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    length: torch.Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[bool, str]:
+    ok, reason = _takes_codes(query_codes, key_codes)
+    if not ok:
+        return ok, reason
+    if query.shape[0] != key.shape[0] or key.shape[:3] != key_codes.shape[:3]:
+        return False, f"shapes {list(query.shape)}, {list(key.shape)}, {list(key_codes.shape)} do not go together"
+    largest, tokens = query_codes.shape[1] // key_codes.shape[1] * 32 * key_codes.shape[3], key_codes.shape[2]
+    if largest > MOST_SCORE or tokens > MOST_TOKENS:
+        return False, f"counts scores up to {MOST_SCORE} of {MOST_TOKENS} tokens, not {largest} of {tokens}"
+    return _triton_serves_one(query, key, value, key.shape[1])
+
+
 def _takes_scores(*args: Any, **kwargs: Any) -> tuple[bool, str]:
     largest = kwargs.get("largest", args[-1] if len(args) in (6, 7) and isinstance(args[-1], int) else 0)
     if not 0 < largest < 2**15 - 1:
@@ -136,7 +171,30 @@ for _operator, _module, _check in (
     (hash_step, "triton", _takes_step),
     (hamming_scores, "triton", _takes_codes),
     (hamming_select, "triton_select", _takes_codes),
+    (hashed_attention, "triton_lists", _takes_hashed),
     (select_top_k, "triton_select", _takes_scores),
     (select_blocks, "triton_select", _takes_scores),
 ):
     _triton(_operator, _module, _check)
+
+
+def select_and_attend(
+    query: torch.Tensor,
+    query_codes: torch.Tensor,
+    key_codes: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    length: torch.Tensor,
+    budget: int,
+    sink: int,
+    recent: int,
+    start: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """By the two operators, each of which the device's own kernels serve."""
+    indices = hamming_select(query_codes, key_codes, length, budget, sink, recent, start)
+    return indexed_attention(query, key, value, indices, None, scale)
+
+
+hashed_attention.kernel("cpu", "select, then attend")(select_and_attend)
+hashed_attention.kernel("cuda", "select, then attend")(select_and_attend)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from npukv.ops.attention import reference as attention
+
 #: The score of a position that holds no token.
 ABSENT = torch.iinfo(torch.int32).max
 
@@ -183,6 +185,31 @@ def hamming_select(
 ) -> torch.Tensor:
     """`select_top_k` of `hamming_scores`: int32 [B, Hkv, budget]."""
     return select_top_k(hamming_scores(query_codes, key_codes, length, start), length, budget, sink, recent, start)
+
+
+def hashed_attention(
+    query: torch.Tensor,
+    query_codes: torch.Tensor,
+    key_codes: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    length: torch.Tensor,
+    budget: int,
+    sink: int,
+    recent: int,
+    start: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`indexed_attention` to the positions of `hamming_select`.
+
+    Args:
+        query: [B, Hq, 1, D]; key, value: [B, Hkv, C, D]; scale: factor on the products, None = D ** -0.5.
+
+    Returns:
+        out [B, Hq, 1, D] in the query's type and lse [B, Hq, 1] in float32 (float64 for float64 inputs).
+    """
+    chosen = hamming_select(query_codes, key_codes, length, budget, sink, recent, start)
+    return attention.indexed_attention(query, key, value, chosen, None, scale)
 
 
 def select_blocks(

@@ -17,6 +17,10 @@ UNSPECIALIZED = ("kv_heads", "budget", "sink", "recent")
 #: A score no token has, where scores are kept as int16.
 ABSENT_NARROW = 2**15 - 1
 
+#: Tokens per step and warps of the score kernel; whether bits are added before they are counted.
+SCORE = {"BLOCK": 1024, "num_warps": 4, "STAGES": 1}
+CARRY = True
+
 
 @triton.jit
 def popcount(x):
@@ -134,13 +138,72 @@ def _plane(counts, p: tl.constexpr):
     return tl.sum(((counts >> p) & 1) << tl.arange(0, 32)[None, :], 1).to(tl.uint32, bitcast=True)
 
 
+@triton.jit
+def _majority(a, b, c):
+    return (a & b) | (c & (a | b))
+
+
+@triton.jit
+def _quarters(x, ROWS: tl.constexpr):
+    """The four columns of [ROWS, 4]."""
+    even, odd = tl.split(tl.reshape(x, [ROWS, 2, 2]))
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    return a, b, c, d
+
+
+@triton.jit
+def _carried(codes, zeros, ones, one, PLANES: tl.constexpr, BLOCK: tl.constexpr):
+    """Distances [BLOCK] of codes [BLOCK, 4]: three words are added to a sum and a carry before any bit is counted.
+
+    Counting is the slowest of a card's integer instructions: 3 are left of 4 with one plane, 7 of 12 with three.
+    `one` is 1, and not known to be: LLVM would merge a known shift into a count, and not know it again.
+    """
+    differ = tl.zeros([BLOCK], tl.int32)
+    for p in tl.static_range(PLANES):
+        at_one, at_zero = _plane(zeros, p), _plane(ones, p)
+        a, b, c, d = _quarters(at_zero[None, :] ^ (codes & (at_one ^ at_zero)[None, :]), BLOCK)
+        total, carry = a ^ b ^ c, _majority(a, b, c)
+        if p == 0:
+            differ += popcount(total) + popcount(d)
+            first = carry
+        elif p == 1:
+            differ += popcount(total ^ d ^ first) << one
+            second = _majority(total, d, first)
+            first = carry
+        else:
+            differ += (popcount(total) + popcount(d ^ first ^ second)) << p
+            second = _majority(d, first, second)
+            first = carry
+    if PLANES == 1:
+        differ += popcount(first) << one
+    else:
+        differ += (popcount(first) + popcount(second)) << PLANES
+    return differ
+
+
+@triton.jit
+def _distances(codes, zeros, ones, one, PLANES: tl.constexpr, BLOCK: tl.constexpr, CARRY: tl.constexpr):
+    """Summed over the group: [BLOCK] of codes [BLOCK, WORDS]."""
+    if CARRY:
+        differ = _carried(codes, zeros, ones, one, PLANES, BLOCK)
+    else:
+        differ = tl.zeros([BLOCK], tl.int32)
+        for p in tl.static_range(PLANES):
+            at_one, at_zero = _plane(zeros, p), _plane(ones, p)
+            # summed before it is shifted: LLVM would merge a shift into the count, and not know it again
+            differ += tl.sum(popcount(at_zero[None, :] ^ (codes & (at_one ^ at_zero)[None, :])), 1) << p
+    return differ
+
+
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def _score_kernel(
     query_ptr, codes_ptr, length_ptr, start_ptr, scores_ptr, counts_ptr,
     capacity, stride, kv_heads, sink, recent, chunk,
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BLOCK: tl.constexpr,
     WITH_LENGTH: tl.constexpr, WITH_START: tl.constexpr,
-    COUNT: tl.constexpr, SHIFT: tl.constexpr, COARSE: tl.constexpr, NONE: tl.constexpr,
+    COUNT: tl.constexpr, SHIFT: tl.constexpr, COARSE: tl.constexpr, NONE: tl.constexpr, CARRY: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """Scores of `chunk` tokens of one row and KV head; with COUNT also how many fall in each of COARSE bins.
 
@@ -164,32 +227,43 @@ def _score_kernel(
         ones += (query[:, None] >> bit[None, :]) & 1
     zeros = GROUP - ones
     binned = tl.zeros([COARSE], tl.int32)
+    one = tl.minimum(capacity, 1)
+    lane = tl.arange(0, BLOCK)
+    whole, stop = stride, stride  # the steps of free tokens alone
+    if COUNT:
+        whole = tl.cdiv(tl.maximum(begin + sink, split * chunk), BLOCK) * BLOCK
+        stop = tl.minimum(end - recent, (split + 1) * chunk) // BLOCK * BLOCK
+        for first in tl.range(whole, stop, BLOCK, num_stages=STAGES):
+            at = (row * capacity + first) * WORDS
+            codes = tl.load(codes_ptr + at + lane[:, None] * WORDS + word[None, :]).to(tl.uint32, bitcast=True)
+            differ = _distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
+            tl.store(scores_ptr + row * stride + first + lane, differ.to(tl.int16))
+            binned += tl.histogram(tl.minimum(differ >> SHIFT, COARSE - 1), COARSE)
     outside = 0
     for offset in range(0, chunk, BLOCK):
         first = split * chunk + offset
-        position = first + tl.arange(0, BLOCK)
-        if first < stride:
+        position = first + lane
+        if (first < stride) & ((first < whole) | (first >= stop)):
             if (first < end) & (first + BLOCK > begin):
                 held = (position < end) & (position >= begin)
                 safe = tl.minimum(position, capacity - 1)
                 codes = tl.load(
                     codes_ptr + (row * capacity + safe)[:, None] * WORDS + word[None, :], mask=held[:, None], other=0
                 ).to(tl.uint32, bitcast=True)
-                differ = tl.zeros([BLOCK], tl.int32)
-                for p in tl.static_range(PLANES):
-                    at_one, at_zero = _plane(zeros, p), _plane(ones, p)
-                    # summed before it is shifted: LLVM would merge a shift into the count, and not know it again
-                    differ += tl.sum(popcount(at_zero[None, :] ^ (codes & (at_one ^ at_zero)[None, :])), 1) << p
+                differ = _distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
                 score = tl.where(held, differ, NONE)
                 if COUNT:
-                    tl.store(scores_ptr + row * stride + position, score.to(tl.int16))  # the workspace is padded
                     free = held & (position >= begin + sink) & (position < end - recent)
+                    stored = tl.where(free, score, NONE).to(tl.int16)
+                    tl.store(scores_ptr + row * stride + position, stored)  # the workspace is padded
                     coarse = tl.where(free, tl.minimum(score >> SHIFT, COARSE - 1), COARSE - 1)
                     binned += tl.histogram(coarse, COARSE)
                     outside += BLOCK - tl.sum(free.to(tl.int32), 0)
                 else:
                     tl.store(scores_ptr + row * stride + position, score, mask=position < stride)
-            elif not COUNT:
+            elif COUNT:
+                tl.store(scores_ptr + row * stride + position, tl.full([BLOCK], NONE, tl.int16))
+            else:
                 tl.store(scores_ptr + row * stride + position, tl.full([BLOCK], NONE, tl.int32), mask=position < stride)
     if COUNT:
         bins = tl.arange(0, COARSE)
@@ -297,8 +371,8 @@ def launch_scores(query_codes, key_codes, length, start, scores, counts, stride,
     _score_kernel[(batch * kv_heads, splits)](
         query_codes.contiguous(), key_codes, length, start, scores, counts,
         capacity, stride, kv_heads, sink, recent, chunk,
-        GROUP=group, WORDS=words, PLANES=group.bit_length(), BLOCK=1024,
+        GROUP=group, WORDS=words, PLANES=group.bit_length(), CARRY=CARRY and words == 4,
         WITH_LENGTH=length is not None, WITH_START=start is not None,
         COUNT=counting, SHIFT=shift, COARSE=counts.shape[-1] if counting else 2,
-        NONE=ABSENT_NARROW if counting else ABSENT, num_warps=4,
+        NONE=ABSENT_NARROW if counting else ABSENT, **SCORE,
     )  # fmt: skip

@@ -148,6 +148,10 @@ def hashing(draw: Draw) -> Iterator[tuple]:
     query = draw.normal(2, 4, 1, 32)
     key, value = (draw.normal(2, 2, 1, 32) for _ in range(2))
     yield "hash_step", "1", (query, key, value, weights, keys, values, held, length), (4, 5, 6)
+    asked = draw.whole(-(2**31), 2**31 - 1, 2, 4, 1, 2)
+    start = torch.tensor([0, 2], dtype=torch.int32)
+    yield "hashed_attention", "plain", (query, asked, held, keys, values, length, 12, 2, 3, None, None)
+    yield "hashed_attention", "padding", (query, asked, held, keys, values, length, 12, 2, 3, start, 0.2)
 
 
 def products(draw: Draw) -> Iterator[tuple]:

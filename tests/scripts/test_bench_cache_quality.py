@@ -63,6 +63,69 @@ def test_every_method_ran_on_every_context(found: dict[str, Any]) -> None:
         assert [len(row) for row in cell["raw"]["one"] + cell["raw"]["eight"]] == [1, 1, 8, 8]
 
 
+def test_processes_find_what_one_does(
+    scripts: SimpleNamespace, found: dict[str, Any], model: Path, bible: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS))  # of the processes
+    text, out = tmp_path / "text.txt", tmp_path / "found.json"
+    text.write_text(bible[:300_000])
+    some = ["--parts", "compress", "--shares", "0.5", "--workers", "2"]
+    scripts.quality.main([*SIZE, *some, "--model", str(model), "--out", str(out), "--text", str(text)])
+    together = json.loads(out.read_text())
+    assert together["failed"] == {} and together["contexts"] == found["contexts"]
+    alone = cells(found, "compress", 0.5)
+    for method, cell in cells(together, "compress", 0.5).items():
+        np.testing.assert_allclose(cell["raw"]["nll"], alone[method]["raw"]["nll"], atol=1e-3)
+        assert (cell["raw"]["one"], cell["raw"]["eight"]) == (
+            alone[method]["raw"]["one"],
+            alone[method]["raw"]["eight"],
+        )
+
+
+def test_what_the_table_needs_comes_first(scripts: SimpleNamespace) -> None:
+    options = scripts.quality.arguments(["--n", "200", "--batch", "50", "--kvpress", "somewhere"])
+    jobs = scripts.quality.plan(options)
+    needed = [job for job in jobs if job.group in ("clustered", "kvpress", "select")]
+    assert jobs[: len(needed)] == needed and len(needed) == 4 * 3 * (2 * 4 + 3)
+    assert len(set(jobs)) == len(jobs)
+    assert {job.group for job in jobs[len(needed) :]} == {"clustered_otherwise", "evict", "select_256", "hash"}
+
+
+def test_a_method_that_fails_leaves_the_others(
+    scripts: SimpleNamespace, model: Path, bible: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def broken(*given: Any) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(scripts.quality.Bench, "evict", broken)
+    text, out = tmp_path / "text.txt", tmp_path / "found.json"
+    text.write_text(bible[:300_000])
+    some = ["--parts", "compress", "--shares", "0.5", "--n", "1"]
+    scripts.quality.main([*SIZE, *some, "--model", str(model), "--out", str(out), "--text", str(text)])
+    found = json.loads(out.read_text())
+    assert found["failed"] == {"evict": "RuntimeError: no such kernel"}
+    assert "clustered" in cells(found, "compress", 0.5) and "knorm" not in cells(found, "compress", 0.5)
+
+
+def test_codes_of_other_weights_are_refused(scripts: SimpleNamespace, tmp_path: Path, monkeypatch: Any) -> None:
+    from transformers import AutoConfig
+
+    from npukv.bundled import model_folder
+    from npukv.cache import hash_weights
+    from npukv.errors import InputError
+
+    config = AutoConfig.from_pretrained(model_folder())
+    codes = tmp_path / "codes.safetensors"
+    hash_weights.HashWeights(32, 0, {0: torch.ones(2, 64, 32)}).save(codes, config, {})
+    monkeypatch.setattr(scripts.quality, "bundled_path", lambda: codes)
+    options = scripts.quality.arguments([])
+    assert "learned" in scripts.quality.code_weights(config, options)
+    real = hash_weights.identity
+    monkeypatch.setattr(hash_weights, "identity", lambda config: real(config) | {"checkpoint": "retrained"})
+    with pytest.raises(InputError, match="another model"):
+        scripts.quality.code_weights(config, options)
+
+
 def test_keeping_everything_is_the_full_cache(found: dict[str, Any]) -> None:
     (full,) = cells(found, "full", 1.0).values()
     for cell in [*cells(found, "compress", 1.0).values(), *cells(found, "select", 1.5).values()]:
@@ -109,7 +172,7 @@ def test_the_verdict_on_an_answer_is_that_of_generation(scripts: SimpleNamespace
 
         with torch.no_grad():
             bench.judge("one", [contexts.Context(context.ids, [question])], cell, make, bench.at_once)
-        assert cell.answers["one"] == [[right]]
+        assert cell.answers["one"] == {0: [right]}
 
 
 def test_selectors_keep_what_they_must(scripts: SimpleNamespace) -> None:
@@ -146,9 +209,16 @@ def test_quest_bounds_whole_pages(scripts: SimpleNamespace) -> None:
     assert chosen[0][0, 0, 0].nonzero()[:, 0].tolist() == [*range(16, 32), *range(48, 64)]
 
 
+def test_the_readmes_table(scripts: SimpleNamespace) -> None:
+    cell = {"part": "select", "method": "quest", "share": 0.06, "eight_of_full": [0.5, 0, 1]}
+    cells = [cell | {"perplexity_ratio": [1.25, 1, 2]}, cell | {"method": "exact", "share": 0.12}]
+    lines = scripts.report.markdown({"cells": cells}, "select").splitlines()
+    assert lines == ["| keys | quest | exact |", "|---|---|---|", "| 12.0% | – | 0.50 |", "| 6.0% | 0.50, 1.250 | – |"]
+
+
 def test_intervals(scripts: SimpleNamespace) -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(size=400)
-    low, high = scripts.report.interval(lambda i: values[i].mean(), 400)
+    low, high = scripts.report.interval(lambda i: values[i].mean(1), 400)
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)

@@ -20,6 +20,7 @@ if not (SCRIPTS / "train_bundled.py").exists():
 sys.path.insert(0, str(SCRIPTS))
 
 import bundled_check  # noqa: E402
+import bundled_misses  # noqa: E402
 import bundled_sequences  # noqa: E402
 import bundled_variety  # noqa: E402
 import bundled_wording  # noqa: E402
@@ -215,3 +216,60 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
     bits = bundled_check.bits_per_byte(uniform, [text], tokenizer, "cpu", length=64)
     assert bits == pytest.approx(np.log2(size) * tokens / len(text), rel=1e-4)
     assert bundled_check.beats([1.0, 2.0], [3.0, 2.0]) == 0.875
+
+
+def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences) -> None:
+    wide = bundled_sequences.Sequences(
+        sequences.tokens, sequences.tokenizer, sequences.words, bundled_sequences.MIXES["wide"]
+    )
+    held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
+    rng = random.Random(3)
+    for i in range(1200):
+        fact = wide._fact(rng, KINDS[i % 4])
+        assert fact.value in fact.statement and fact.key.lower() in fact.statement.lower()
+        assert fact.key.lower() in fact.question.lower() and fact.attribute in fact.question.lower()
+        assert "{" not in fact.statement + fact.question + fact.prefix
+        group = "PLACE_" if fact.kind == "place" else "" if fact.key else "LONE_"
+        for name, text in (("STATEMENTS", fact.statement), ("QUESTIONS", fact.question), ("PREFIXES", fact.prefix)):
+            for form in getattr(templates, group + name)["held-out"]:
+                assert fact.fill(form).lower() not in text.lower()
+        assert fact.kind == "place" or fact.attribute not in held_attributes
+        assert fact.verb is None or fact.verb not in templates.VERBS["held-out"]
+    for seed in range(60):
+        ids, _ = wide.row(random.Random(seed), 512)
+        assert len(ids) == 513
+
+
+def test_near_misses_are_about_others(sequences: bundled_sequences.Sequences) -> None:
+    rng = random.Random(4)
+    for kind in KINDS:
+        fact = draw_fact(rng, kind, sequences.words, "train", key="oak-river")
+        for _ in range(200):
+            assert bundled_misses.near_key(rng, fact.key, {"oak"}, sequences.words) not in ("oak", "oak-river")
+            name = bundled_misses.near_attribute(rng, fact, sequences.words)
+            assert name != fact.attribute and (kind == "place" or name not in fact.attribute)
+
+
+def test_timed_rate_warms_up_and_ends_at_zero() -> None:
+    assert train_bundled.timed_rate(0.5, 0, 100, 0) < 0.01
+    assert train_bundled.timed_rate(0.5, 50, 100, 5000) == 0.25
+    assert train_bundled.timed_rate(0.5, 100, 100, 5000) == train_bundled.timed_rate(0.5, 130, 100, 9) == 0.0
+
+
+def test_a_row_that_cannot_be_made_costs_no_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = options(data, tmp_path, "--mix", "wide")
+    array = train_bundled.unpack_tokens(data, tmp_path)
+    words = split_words((data / "words.txt").read_text().split(), "train")
+    batches = train_bundled.Batches(array, data / "tokenizer.json", words, chosen)
+    whole = bundled_sequences.Sequences.row
+    calls: list[int] = []
+
+    def sometimes(self, rng: random.Random, length: int):  # type: ignore[no-untyped-def]
+        calls.append(length)
+        if len(calls) == 1:
+            raise IndexError("made to fail")
+        return whole(self, rng, length)
+
+    monkeypatch.setattr(bundled_sequences.Sequences, "row", sometimes)
+    ids, weights = batches[0]
+    assert ids.shape == weights.shape and batches.skipped == 1 and len(calls) == len(ids) + 1

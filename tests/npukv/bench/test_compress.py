@@ -26,8 +26,22 @@ def test_times_and_sizes_of_every_cache(tmp_path: Path, capsys: pytest.CaptureFi
         for name, size in sizes.items():
             share = size["physical_tokens"] / entry["tokens"]
             assert share == 1.0 if name.startswith("full") else 0.2 < share < 0.5, name
+        assert set(entry["parts"]) == {
+            "keys before RoPE", "matching", "merging keys", "merging values", "merging degrees", "all",
+        }  # fmt: skip
+        held = entry["tokens"] * 2 * 64 * 4  # 2 heads of 64, float32
+        kept = round(0.25 * entry["tokens"])
+        assert entry["parts"]["all"]["least_bytes"] == 2 * (held + kept * 2 * 64 * 4) + kept * 2 * 4
+        assert all(part["seconds"] > 0 for part in entry["parts"].values())
     out = capsys.readouterr().out
-    assert "clustered, 256 at a time" in out and "tokens held" in out
+    assert "clustered, 256 at a time" in out and "tokens held" in out and "compressing alone" in out
+
+
+def test_time_that_is_up_ends_the_rounds(tmp_path: Path) -> None:
+    compress.main(
+        [*TINY, "--lengths", "600", "--rounds", "50", "--seconds", "0", "--out", str(tmp_path / "found.json")]
+    )
+    assert json.loads((tmp_path / "found.json").read_text())["lengths"] == []
 
 
 def test_nothing_is_given_where_nothing_was_compressed() -> None:

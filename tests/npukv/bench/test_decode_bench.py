@@ -120,3 +120,46 @@ def test_a_contender_leaves_the_model_as_it_was() -> None:
     assert contender.cache.get_seq_length() == 101
     contender.close()
     assert network.config._attn_implementation == "sdpa"
+
+
+def test_what_does_not_fit_is_left_out_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and values of 2 layers, 2 heads of 64, float32, and two layers' room beside: about 1.2 MB at 300 tokens."""
+    monkeypatch.setattr("npukv.backends.cpu.Cpu.free_memory", lambda self: 1 << 20)
+    found = run(tmp_path, "--only", "full,clustered")
+    assert [entry["name"] for entry in found["entries"]] == []
+    assert found["failed"]["full at 300"].startswith("left out: it needs about 0.0 GiB")
+    monkeypatch.setattr("npukv.backends.cpu.Cpu.free_memory", lambda self: 1 << 30)
+    assert [entry["name"] for entry in run(tmp_path, "--only", "full")["entries"]] == ["full"]
+
+
+def test_the_whole_compiled_step_follows_from_two_numbers_of_layers() -> None:
+    entries = [{"name": f"stock static compiled, {n} layers", "layers": n, "median": 0.5 + 0.1 * n} for n in (6, 2)]
+    found = decode.whole_compiled(entries, 32)
+    assert found["per_layer"] == pytest.approx(0.1)
+    assert found["whole"] == pytest.approx(3.7)
+    assert decode.whole_compiled(entries[:1], 32) == {}
+
+
+def test_the_compiled_step_comes_with_its_length() -> None:
+    from npukv.bench.models import random_network
+
+    device = Card()
+    options = decode._arguments(["--compiled-at", "300"])
+    network = random_network("tiny", device, torch.float32)
+    names = [(name, length) for name, length, _ in decode.contenders(network, device, [300, 600], options)]
+    assert names.index(("stock static compiled, 2 layers", 300)) < names.index(("full", 600))
+
+
+def test_a_cache_that_cannot_be_filled_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    from npukv.bench import contenders
+    from npukv.bench.models import random_network
+
+    def full(*given: Any) -> None:
+        raise MemoryError("no room")
+
+    network = random_network("tiny", Card(), torch.float32)
+    whole = network.model.layers
+    monkeypatch.setattr(contenders, "fill", full)
+    with pytest.raises(MemoryError):
+        contenders.Compiled(network, Card(), 300, 1)
+    assert network.model.layers is whole and network.config.num_hidden_layers == 2

@@ -192,3 +192,29 @@ def test_eight_bit_scores_of_the_bundled_model_choose_the_same(kind: torch.dtype
     assert totals[0].argmin() == totals[1].argmin()
     assert np.corrcoef(totals)[0, 1] > 0.95
     assert not np.array_equal(*totals)
+
+
+def test_8bit_mode_chooses_what_exact_scores_choose(bible: str, tmp_path: Path) -> None:
+    """Everything in 8 bits, then the promising exactly; an interrupted run keeps both."""
+    lm = npukv.load(device="cpu", dtype="float32")
+    text = bible[:4000] + " One of the special magic numbers for heron is: 48213. " + bible[4000:8000]
+    options: dict[str, Any] = {"segment": 128, "horizon": 4}
+    question = "What is the special magic number for heron?"
+    every = npukv.score_segments(lm, text, question, **options)
+    found = npukv.score_segments(lm, text, question, mode="8bit", shortlist=3, run=tmp_path, **options)
+    assert found.ranking()[0] == every.ranking()[0]
+    np.testing.assert_allclose(found.values[found.shortlist], every.values[found.shortlist], atol=1e-3)
+    assert np.isinf(found.values).sum() == len(every) - 3
+    again = npukv.score_segments(lm, text, question, mode="8bit", shortlist=3, run=tmp_path, **options)
+    assert again.scored == 0
+    assert np.array_equal(again.values, found.values)
+    assert (tmp_path / "8bit").is_dir()
+
+
+def test_ranks_take_one_attention_kernel(llama: Any) -> None:
+    forward = FastForward(llama, compiled=False)
+    assert forward.kernel(2, 8) == ""  # the CPU has no choice
+    forward.settle("")
+    assert forward.backend is None
+    forward.settle("FLASH_ATTENTION")
+    assert forward.backend is torch.nn.attention.SDPBackend.FLASH_ATTENTION

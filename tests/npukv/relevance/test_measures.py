@@ -22,6 +22,7 @@ MEASURED = Measured(
         ("certainty", [2.0, 0.5, 2.0]),
         ("question", [0.25, 2.0, 1.0]),
         ("certainty+question", [2.25, 2.5, 3.0]),
+        ("capped+question", [1.25, 2.5, 2.0]),
     ],
 )
 def test_measures(name: str, expected: list[float]) -> None:
@@ -31,7 +32,7 @@ def test_measures(name: str, expected: list[float]) -> None:
 
 
 def test_names() -> None:
-    assert set(MEASURES) == {"first", "certainty", "question", "certainty+question"}
+    assert set(MEASURES) == {"first", "certainty", "question", "certainty+question", "capped+question"}
     assert DEFAULT == "certainty+question"
 
 
@@ -41,6 +42,7 @@ def test_horizon_is_no_longer_than_the_measure_needs() -> None:
         "question": 1,
         "certainty": HORIZON,
         "certainty+question": HORIZON,
+        "capped+question": HORIZON,
     }
 
 

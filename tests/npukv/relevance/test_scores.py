@@ -51,6 +51,7 @@ def test_saved_as_json_lines(tmp_path: Path) -> None:
         "end": 45,
         "score": 1.0,
         "certainty+question": 3.0,
+        "capped+question": 2.0,
         "certainty": 2.0,
         "question": 1.0,
         "first": 1.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import npukv
 from npukv.errors import InputError, ModelError, RunError
 from npukv.parallel.tokens import open_tokens
 from npukv.relevance import sketch as module
+from npukv.relevance.fast_forward import FastForward
 from npukv.relevance.plan import make_plan
-from npukv.relevance.shortlist import bm25_distances, shortlist, shortlist_size
+from npukv.relevance.shortlist import bm25_distances, shortlist_size, shortlists
 from npukv.relevance.sketch import BITS, early_keys, open_sketch, search, unpack
 from npukv.text import tokenize
 
@@ -45,6 +47,25 @@ def test_early_keys_are_the_projections_of_the_layer(deep: Any) -> None:
             block = deep.model.model.layers[layer]
             expected = block.self_attn.k_proj(block.input_layernorm(states[layer])).view(2, 20, 2, 16)
             torch.testing.assert_close(early_keys(deep, ids, layer, ()), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
+def test_fused_layers_give_the_same_keys(save_model: Callable[..., Path], name: str) -> None:
+    lm = npukv.load(save_model(name, num_hidden_layers=3), device="cpu", dtype="float32")
+    forward = FastForward(lm, compiled=False)
+    ids = np.arange(2, 62).reshape(3, 20)
+    for layer in (0, 1, 2):
+        found = forward.keys(torch.from_numpy(ids), layer)
+        torch.testing.assert_close(found, early_keys(lm, ids, layer, ()), rtol=1e-4, atol=1e-4)
+
+
+def test_a_sketch_by_fused_layers_is_the_same_but_for_rounding(deep: Any, text: str) -> None:
+    """Also its last, shorter batch."""
+    tokens = tokenize(deep.tokenizer, text)
+    plain = open_sketch(deep, tokens, forward="plain")
+    fused = open_sketch(deep, replace(tokens, sketches={}), forward=FastForward(deep, compiled=False))
+    one, other = (unpack(sketch.codes(0, len(tokens)), torch.float32) for sketch in (plain, fused))
+    assert (one != other).float().mean() < 1e-3
 
 
 def test_later_layers_do_not_run(deep: Any) -> None:
@@ -112,11 +133,11 @@ def test_a_killed_build_goes_on(deep: Any, text: str, tmp_path: Path, monkeypatc
     tokens = open_tokens(deep.tokenizer, text, tmp_path)
     real, built = module._build_part, []
 
-    def dying(lm: Any, tokens: Any, sketch: Any, part: int) -> Any:
+    def dying(lm: Any, tokens: Any, sketch: Any, part: int, *rest: Any) -> Any:
         if len(built) == 3:
             raise KeyboardInterrupt
         built.append(part)
-        return real(lm, tokens, sketch, part)
+        return real(lm, tokens, sketch, part, *rest)
 
     monkeypatch.setattr(module, "_build_part", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -161,7 +182,7 @@ def test_bm25_counts_the_questions_tokens(llama: Any, text: str) -> None:
     np.testing.assert_allclose(bm25_distances(llama, plan), expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("mode", ["sketch", "bm25"])
+@pytest.mark.parametrize("mode", ["sketch", "bm25", "8bit"])
 def test_the_shortlist_is_scored_exactly(deep: Any, text: str, tmp_path: Path, mode: str) -> None:
     options: dict[str, Any] = {"segment": 40, "horizon": 2}
     every = npukv.score_segments(deep, text, QUESTION, **options)
@@ -179,12 +200,13 @@ def test_the_shortlist_is_scored_exactly(deep: Any, text: str, tmp_path: Path, m
     np.testing.assert_allclose(rest.values, every.values, atol=1e-3)
 
 
-def test_several_questions_have_a_shortlist_each(deep: Any, text: str) -> None:
+@pytest.mark.parametrize("mode", ["sketch", "bm25", "8bit"])
+def test_several_questions_have_a_shortlist_each(deep: Any, text: str, mode: str) -> None:
     asked = [QUESTION, "What is the name of the place, then?"]
     tokens = tokenize(deep.tokenizer, text)
-    both = npukv.score_segments(deep, tokens, asked, mode="sketch", shortlist="10%", segment=40)
+    both = npukv.score_segments(deep, tokens, asked, mode=mode, shortlist="10%", segment=40)
     for scores, question in zip(both, asked, strict=True):
-        alone = npukv.score_segments(deep, tokens, question, mode="sketch", shortlist="10%", segment=40)
+        alone = npukv.score_segments(deep, tokens, question, mode=mode, shortlist="10%", segment=40)
         assert np.array_equal(scores.shortlist, alone.shortlist)
         assert np.array_equal(scores.values, alone.values)
     assert not np.array_equal(both[0].shortlist, both[1].shortlist)
@@ -216,7 +238,7 @@ def test_wrong_shortlists_are_refused(llama: Any, text: str, wanted: str) -> Non
 
 def test_wrong_modes_are_refused(llama: Any, text: str) -> None:
     for call in (npukv.score_segments, npukv.answer):
-        with pytest.raises(InputError, match="got mode 'quick', expected one of: exact, sketch, bm25"):
+        with pytest.raises(InputError, match="got mode 'quick', expected one of: exact, sketch, bm25, 8bit"):
             call(llama, text, QUESTION, mode="quick")
 
 
@@ -240,4 +262,5 @@ def test_the_bundled_model_finds_its_needles(monkeypatch: pytest.MonkeyPatch, bi
             for segment in plan.segments
             if f"for {name} is: {len(name)}82" in "".join(lines)[segment.char_start : segment.char_end]
         }
-        assert held & set(shortlist(lm, plan, "sketch", "10%"))
+        [chosen] = shortlists(lm, plan, "sketch", "10%")
+        assert held & set(chosen)

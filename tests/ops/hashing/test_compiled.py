@@ -15,7 +15,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import compiled
 import torch
-from npukv.ops.hashing import triton, triton_select
+from npukv.ops.hashing import triton, triton_lists, triton_select
 
 compiled.POINTERS[torch.int16] = "*i16"
 
@@ -33,10 +33,17 @@ def select(group, start):
     asked, codes = meta(2, 8 * group, 1, 4), meta(2, 8, 131072, 4)
     return triton_select.hamming_select(asked, codes, length, 2048, 4, 16, start)
 
+def attend(group, start):
+    asked, codes = meta(2, 8 * group, 1, 4), meta(2, 8, 131072, 4)
+    held = vector(8, 131072), vector(8, 131072), length
+    return triton_lists.hashed_attention(vector(8 * group, 1), asked, codes, *held, 2048, 4, 16, start)
+
 found = {}
 for name, call in {
     "select 1": lambda: select(1, None),
     "select 4": lambda: select(4, start),
+    "attend 1": lambda: attend(1, start),
+    "attend 4": lambda: attend(4, None),
     "blocks": lambda: triton_select.select_blocks(scores, length, 64, 1, 4, 512),
     "scores": lambda: triton.hamming_scores(meta(2, 8, 1, 4), meta(2, 8, 131072, 4), length),
     "encode": lambda: triton.hash_encode(vector(8, 4096), weights),
@@ -71,8 +78,12 @@ def test_they_compile_for_a_card() -> None:
     for group in (1, 4):
         assert list(found[f"select {group}"]) == ["_score_kernel", "_fine_kernel", "_compact_kernel"]
         score = found[f"select {group}"]["_score_kernel"]
-        # 8 tokens of a thread, 4 words each, one count per word and bit plane
-        assert score["counts"] >= 32 * group.bit_length()
+        # 8 tokens of a thread, in steps with and without masks; of 4 words 3 counts are left, of 12 in three planes 7
+        assert score["counts"] >= 2 * 8 * {1: 3, 4: 7}[group]
         assert score["wide"] >= 8
+        attend = found[f"attend {group}"]
+        assert list(attend) == ["_score_kernel", "_list_kernel", "_attend_kernel", "_merge_kernel"]
+        assert attend["_list_kernel"]["wide"] >= 4
+        assert attend["_attend_kernel"]["wide"] >= 4
     assert list(found["blocks"]) == ["_lowest_kernel", "_coarse_kernel", "_fine_kernel", "_compact_kernel"]
     assert list(found["step"]) == ["_step_kernel"]
