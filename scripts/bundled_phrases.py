@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 
 PREPOSITIONS = (
-    "after", "against", "along", "among", "around", "at", "before", "behind", "beneath", "beside", "between", "beyond",
-    "by", "during", "for", "from", "in", "into", "near", "of", "on", "over", "since", "through", "till", "to", "towards",
+    "after", "against", "along", "among", "around", "at", "before", "behind", "beneath", "beside", "between",
+    "beyond", "by", "during", "for", "from", "in", "into", "near", "of", "on", "over", "since", "through", "till", "to", "towards",
     "under", "until", "upon", "with", "within", "without",
 )  # fmt: skip
 CONJUNCTIONS = (
