@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 
 PREPOSITIONS = (
-    "after", "against", "along", "among", "around", "at", "before", "behind", "beneath", "beside", "between", "beyond",
-    "by", "during", "for", "from", "in", "into", "near", "of", "on", "over", "since", "through", "till", "to", "towards",
-    "under", "until", "upon", "with", "within", "without",
+    "after", "against", "along", "among", "around", "at", "before", "behind", "beneath", "beside", "between",
+    "beyond", "by", "during", "for", "from", "in", "into", "near", "of", "on", "over", "since", "through", "till",
+    "to", "towards", "under", "until", "upon", "with", "within", "without",
 )  # fmt: skip
 CONJUNCTIONS = (
     "as", "when", "if", "because", "though", "although", "while", "since", "before", "after", "where", "whenever",

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from bundled_data import BOS, EOS
+from bundled_former import FORMER_ATTRIBUTES, FORMER_VERBS
 from bundled_misses import near_misses
 from bundled_phrases import TOKENS, find_phrases
-from bundled_wide import FORMER_ATTRIBUTES, FORMER_VERBS, Wide
+from bundled_wide import Wide
 from bundled_wording import attribute, invent, reword, verb
 
 from npukv.evaluation.facts import KINDS, Fact, decoys, draw_fact, restate

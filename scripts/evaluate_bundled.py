@@ -130,7 +130,7 @@ def novels(models: dict[str, Any], text: str, log: Log) -> dict[str, Any]:
 
 
 def fields(lm: Any, works: dict[str, Iterator[Work]], segments: int, seconds: float, log: Log) -> dict[str, Any]:
-    """Part b: ranks and answers on ``segments`` segments, easy, hard and with decoys; each level stops asking after ``seconds``."""
+    """Part b: ranks and answers on ``segments`` segments, by level; each level stops asking after ``seconds``."""
     found = {}
     for level, made in works.items():
         started = time.perf_counter()
@@ -309,7 +309,11 @@ def main() -> None:
                 name: pool.imap(make_task, [(name, chosen.context, seed) for seed in range(n)], 8) for name in TASKS
             }
         if "b" in parts:
-            spread = {level: pool.imap(make_field, jobs) for level, jobs in field_jobs(n, segments).items() if level in chosen.levels.split(",")}
+            spread = {
+                level: pool.imap(make_field, jobs)
+                for level, jobs in field_jobs(n, segments).items()
+                if level in chosen.levels.split(",")
+            }
         if "c" in parts:
             files = sorted((chosen.data / "classics").glob("train_*.jsonl.xz"))
             far = spare.apply_async(make_long_text, (files, long_tokens, each))
@@ -330,7 +334,10 @@ def main() -> None:
                 try:
                     if part == "a":
                         own = results["in_context"] = in_context(lm, near, log)
-                        models = {"bundled": lm, "baseline": chosen.baseline and npukv.load(chosen.baseline, chosen.device)}
+                        models = {
+                            "bundled": lm,
+                            "baseline": chosen.baseline and npukv.load(chosen.baseline, chosen.device),
+                        }
                         if not chosen.no_novels:
                             text = held_out[:200_000] if chosen.quick else held_out
                             results["novels"] = novels(models, text, log)
