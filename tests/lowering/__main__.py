@@ -13,10 +13,16 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 from tests.lowering import toolchain
 from tests.lowering.suite import Suite, catch, kernels, try_cases
 from tests.lowering.suites import suites
+
+
+def own_functions(module: ModuleType) -> list[str]:
+    """Functions that a module defines: what it is called for has the operator's name."""
+    return [name for name, part in vars(module).items() if getattr(part, "__module__", "") == module.__name__]
 
 
 def report(suite: Suite) -> dict[str, object]:
@@ -45,6 +51,7 @@ def report(suite: Suite) -> dict[str, object]:
     print(f"{suite.name:<12} {outcome.passed}/{total} cases, {bugs_noticed}, {seconds:.1f} s")
     return {
         "kernels": {name: outcome.launches.get(name, 0) for name in kernels(suite)},
+        "functions": sorted({name for module in suite.modules for name in own_functions(module)}),
         "cases": total,
         "passed": outcome.passed,
         "refused": outcome.refused,

@@ -64,13 +64,14 @@ def kernel_source(source: str) -> str:
     kept: list[str] = ["import triton", "import triton.language as tl"]
     body = ast.parse(source).body
     used = {name.id for node in body if is_jit(node) for name in ast.walk(node) if isinstance(name, ast.Name)}
+    body = [Unqualified(modules_named(body) & used).visit(node) if is_jit(node) else node for node in body]
     for node in body:
         if is_jit(node) and isinstance(node, ast.FunctionDef):
             node.decorator_list = [ast.parse("triton.jit", mode="eval").body]
             node.body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
             kept.append(ast.unparse(node))
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("npukv"):
-            kept += jitted_imports(node)
+            kept += jitted_imports(node, used)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "triton":
             kept.append(ast.unparse(node))
         elif isinstance(node, ast.Assign | ast.AnnAssign):
@@ -80,13 +81,45 @@ def kernel_source(source: str) -> str:
     return "\n\n".join(kept) + "\n"
 
 
-def jitted_imports(node: ast.ImportFrom) -> list[str]:
-    """The sources of kernels that a file takes from another of ours."""
+class Unqualified(ast.NodeTransformer):
+    """`module.function` becomes `function`: the compiler is given one file."""
+
+    def __init__(self, modules: set[str]) -> None:
+        self.modules = modules
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        if isinstance(node.value, ast.Name) and node.value.id in self.modules:
+            return ast.Name(node.attr, node.ctx)
+        return self.generic_visit(node)
+
+
+def modules_named(body: list[ast.stmt]) -> set[str]:
+    """What a file calls other modules of ours."""
+    imports = [node for node in body if isinstance(node, ast.ImportFrom)]
+    aliases = [(node.module, alias) for node in imports for alias in node.names]
+    return {alias.asname or alias.name for module, alias in aliases if source_of(module, alias.name)}
+
+
+def source_of(package: str | None, name: str) -> str:
+    """The text of one of our modules that is named in an import; "" = it is none."""
+    whole = f"{package}.{name}"
+    spec = importlib.util.find_spec(whole) if package and package.startswith("npukv") and is_package(package) else None
+    return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+
+
+def is_package(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
+
+
+def jitted_imports(node: ast.ImportFrom, used: set[str]) -> list[str]:
+    """The sources of kernels that a file takes from others of ours, or calls there."""
+    modules = [source_of(node.module, alias.name) for alias in node.names if (alias.asname or alias.name) in used]
     spec = importlib.util.find_spec(node.module or "")
-    if spec is None or spec.origin is None:
-        return []
-    source = Path(spec.origin).read_text(encoding="utf-8")
-    return [kernel_source(source)] if {alias.name for alias in node.names} & set(jit_functions(source)) else []
+    if spec is not None and spec.origin is not None:
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        modules += [source] if {alias.name for alias in node.names} & set(jit_functions(source)) else []
+    return [kernel_source(source) for source in modules if source]
 
 
 libc = ctypes.CDLL(None, use_errno=True)
