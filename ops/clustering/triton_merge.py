@@ -1,0 +1,151 @@
+"""Merging without atomic additions of rows, for CUDA: tokens in the order of their places, each row read once.
+
+A counting sort lists the tokens of every place side by side. A program takes a block of that list, and owns the places
+that begin in it: it sums their rows by a product with the matrix of who belongs where, reads on to where its last place
+ends, and writes means. So a place of thousands of tokens costs no more per token than one of two. Not for Ascend:
+see triton.py, whose kernel lowers there.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+#: Tokens of a program that merges.
+TOKENS = 64
+
+
+@triton.jit(do_not_specialize=("length", "kept"))
+def _count_kernel(places, counts, length, kept, TOKENS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    inside = token < length
+    place = tl.load(places + row * length + token, mask=inside, other=0)
+    tl.atomic_add(counts + row * kept + place, 1, mask=inside, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=("length", "kept"))
+def _list_kernel(places, ends, order, ordered, length, kept, TOKENS: tl.constexpr):
+    """Tokens and their places, in the order of the places. ends: where each begins, and after this where it ends."""
+    row = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    inside = token < length
+    place = tl.load(places + row * length + token, mask=inside, other=0)
+    slot = tl.atomic_add(ends + row * kept + place, 1, mask=inside, sem="relaxed")
+    tl.store(order + row * length + slot, token, mask=inside)
+    tl.store(ordered + row * length + slot, place, mask=inside)
+
+
+@triton.jit
+def _means(
+    x, out, row, heads, order, degrees, token, degree, belongs, total, last, first, begin, end, kept, x_b, x_h, x_l,
+    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Sums of one tensor's rows, over `total`."""
+    column = tl.arange(0, WIDTH)
+    real = column < D
+    at = x + (row // heads) * x_b + (row % heads) * x_h + column[None, :]
+    rows = tl.load(at + token.to(tl.int64)[:, None] * x_l, mask=(degree > 0)[:, None] & real[None, :], other=0.0)
+    sums = tl.dot(belongs, rows.to(tl.float32) * degree[:, None], input_precision=PRECISION)
+    rest = tl.zeros([WIDTH], tl.float32)
+    for start in range(begin, end, TOKENS):
+        slot = start + tl.arange(0, TOKENS)
+        more = tl.load(order + slot, mask=slot < end, other=0)
+        weight = tl.load(degrees + more, mask=slot < end, other=0.0)
+        rows = tl.load(at + more.to(tl.int64)[:, None] * x_l, mask=(slot < end)[:, None] & real[None, :], other=0.0)
+        rest += tl.sum(rows.to(tl.float32) * weight[:, None], axis=0)
+    place = first + tl.arange(0, TOKENS)
+    sums += tl.where((place == last)[:, None], rest[None, :], 0.0)
+    to = out + (row * kept + place)[:, None] * D + column[None, :]
+    tl.store(to, (sums / total[:, None]).to(out.dtype.element_ty), mask=(place <= last)[:, None] & real[None, :])
+
+
+@triton.jit(do_not_specialize=("length", "kept"))
+def _merge_kernel(
+    keys, values, degrees, order, ordered, ends, out_keys, out_values, out_degrees, length, kept, heads,
+    key_b, key_h, key_l, value_b, value_h, value_l,
+    D: tl.constexpr, WIDTH: tl.constexpr, D2: tl.constexpr, WIDTH2: tl.constexpr,
+    TOKENS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The places that begin in a block of the list; D2 = 0: keys only."""
+    row = tl.program_id(0).to(tl.int64)
+    begin = tl.program_id(1) * TOKENS
+    slot = begin + tl.arange(0, TOKENS)
+    inside = slot < length
+    degrees += row * length
+    order += row * length
+    ordered += row * length
+    place = tl.load(ordered + slot, mask=inside, other=0)
+    previous = tl.load(ordered + slot - 1, mask=inside & (slot > 0), other=-1)
+    begins = inside & (place != previous)
+    first = tl.min(tl.where(begins, place, kept), axis=0)
+    last = tl.max(tl.where(begins, place, -1), axis=0)
+    if last >= 0:
+        owned = inside & (place >= first)
+        token = tl.load(order + slot, mask=owned, other=0)
+        degree = tl.load(degrees + token, mask=owned, other=0.0)
+        belongs = owned[None, :] & (place[None, :] - first == tl.arange(0, TOKENS)[:, None])
+        total = tl.sum(tl.where(belongs, degree[None, :], 0.0), axis=1)
+        begin += TOKENS
+        end = tl.load(ends + row * kept + last)
+        rest = tl.zeros([TOKENS], tl.float32)
+        for start in range(begin, end, TOKENS):
+            at = start + tl.arange(0, TOKENS)
+            more = tl.load(order + at, mask=at < end, other=0)
+            rest += tl.load(degrees + more, mask=at < end, other=0.0)
+        here = first + tl.arange(0, TOKENS)
+        total += tl.where(here == last, tl.sum(rest, axis=0), 0.0)
+        tl.store(out_degrees + row * kept + here, total, mask=here <= last)
+        member = belongs.to(tl.float32)
+        _means(
+            keys, out_keys, row, heads, order, degrees, token, degree, member, total, last, first, begin, end, kept,
+            key_b, key_h, key_l, D, WIDTH, TOKENS, PRECISION,
+        )  # fmt: skip
+        if D2 > 0:
+            _means(
+                values, out_values, row, heads, order, degrees, token, degree, member, total, last, first, begin, end,
+                kept, value_b, value_h, value_l, D2, WIDTH2, TOKENS, PRECISION,
+            )  # fmt: skip
+
+
+def _merged(
+    tensors: tuple[torch.Tensor, ...], degrees: torch.Tensor, places: torch.Tensor, kept: int
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    batch, heads, length, width = tensors[0].shape
+    rows = batch * heads
+    degrees, places = degrees.contiguous(), places.contiguous()
+    ends = places.new_zeros(rows, kept)
+    order, ordered = places.new_empty(2, rows, length)
+    grid = (rows, triton.cdiv(length, 512))
+    _count_kernel[grid](places, ends, length, kept, TOKENS=512)
+    ends = ends.cumsum(1, dtype=torch.int32) - ends
+    _list_kernel[grid](places, ends, order, ordered, length, kept, TOKENS=512)
+    out = [x.new_empty(batch, heads, kept, x.shape[3]) for x in tensors]
+    out_degrees = degrees.new_empty(batch, heads, kept)
+    other = tensors[-1].shape[3]
+    _merge_kernel[(rows, triton.cdiv(length, TOKENS))](
+        tensors[0], tensors[-1], degrees, order, ordered, ends, out[0], out[-1], out_degrees, length, kept, heads,
+        *tensors[0].stride()[:3], *tensors[-1].stride()[:3], D=width, WIDTH=_padded(width),
+        D2=other if len(tensors) > 1 else 0, WIDTH2=_padded(other), TOKENS=TOKENS,
+        PRECISION="tf32" if tensors[0].element_size() < 4 else "ieee",
+    )  # fmt: skip
+    return out, out_degrees
+
+
+def merge_centroids(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int) -> torch.Tensor:
+    """As the reference; the order in which float32 numbers are added may differ from call to call."""
+    return _merged((x,), degrees, places, kept)[0][0]
+
+
+def merge_pair(
+    keys: torch.Tensor, values: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As the reference, keys and values in one launch."""
+    (key_means, value_means), totals = _merged((keys, values), degrees, places, kept)
+    return key_means, value_means, totals
+
+
+def _padded(size: int) -> int:
+    """A size that tl.arange and tl.dot take."""
+    return max(16, triton.next_power_of_2(size))
