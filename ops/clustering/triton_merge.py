@@ -109,7 +109,7 @@ def _merge_kernel(
             )  # fmt: skip
 
 
-def _merged(
+def merged(
     tensors: tuple[torch.Tensor, ...], degrees: torch.Tensor, places: torch.Tensor, kept: int
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     batch, heads, length, width = tensors[0].shape
@@ -135,14 +135,14 @@ def _merged(
 
 def merge_centroids(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int) -> torch.Tensor:
     """As the reference; the order in which float32 numbers are added may differ from call to call."""
-    return _merged((x,), degrees, places, kept)[0][0]
+    return merged((x,), degrees, places, kept)[0][0]
 
 
 def merge_pair(
     keys: torch.Tensor, values: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As the reference, keys and values in one launch."""
-    (key_means, value_means), totals = _merged((keys, values), degrees, places, kept)
+    (key_means, value_means), totals = merged((keys, values), degrees, places, kept)
     return key_means, value_means, totals
 
 

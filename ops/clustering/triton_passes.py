@@ -1,9 +1,8 @@
-"""Passes of clustering on tensor cores, for CUDA: one launch per pass, one program per chunk and head.
+"""Clustering of 16-bit keys on tensor cores, for CUDA: the reference's passes, with a kernel for each of their steps.
 
-A program reads its chunk once: likenesses are products of the 16-bit keys as they are, exact, summed in float32 and
-divided by the lengths after; who leaves is counted in registers; means are a product with the matrix that says who
-joins whom. Centroids are stored close together in the type of the keys, as the reference does. Not for Ascend: a tile
-of a whole chunk does not fit its unified buffer; triton.py's kernels are what lowers there.
+Likenesses are products of the keys as they are, exact, summed in float32 and divided by the lengths after; nothing is
+rounded that the reference does not round. Not for Ascend: these kernels have been lowered for CUDA only; triton.py's
+are the ones that lower there, and take float32.
 """
 
 from __future__ import annotations
@@ -12,13 +11,15 @@ import torch
 import triton
 import triton.language as tl
 
-#: Targets at a time; tokens of a program that sums unit keys.
-TILE, TOKENS = 64, 64
+from npukv.ops.clustering.triton_merge import merged
+
+#: Sources of a program that matches, and targets at a time; tokens at a time of the programs that sum unit keys.
+SOURCES, TARGETS, TOKENS = 128, 64, 32
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
-VARYING = ("length", "held", "size", "chunks", "merges", "passes", "step", "x_b", "x_h")
+VARYING = ("length", "held", "size", "chunks", "merges")
 
 
-@triton.jit(do_not_specialize=("length",))
+@triton.jit(do_not_specialize=VARYING)
 def _centre_kernel(
     keys, degrees, partial, length, heads, key_b, key_h, key_l,
     D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, STEPS: tl.constexpr,
@@ -27,163 +28,149 @@ def _centre_kernel(
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDTH)
     real = column < D
-    at = keys + (row // heads) * key_b + (row % heads) * key_h + tl.minimum(column, D - 1)[None, :]
-    total = tl.zeros([WIDTH], tl.float32)
+    at = keys + (row // heads) * key_b + (row % heads) * key_h + column[None, :]
+    total = tl.zeros([TOKENS, WIDTH], tl.float32)
     for step in range(STEPS):
         token = (tl.program_id(1) * STEPS + step) * TOKENS + tl.arange(0, TOKENS)
         inside = token < length
         x = tl.load(at + token.to(tl.int64)[:, None] * key_l, mask=inside[:, None] & real[None, :], other=0.0)
         x = x.to(tl.float32)
         degree = tl.load(degrees + row * length + token, mask=inside, other=0.0)
-        total += tl.sum(x * (degree / tl.maximum(tl.sqrt(tl.sum(x * x, axis=1)), 1e-12))[:, None], axis=0)
-    tl.store(partial + (row * tl.num_programs(1) + tl.program_id(1)) * D + column, total, mask=real)
+        total += x * (degree / tl.maximum(tl.sqrt(tl.sum(x * x, axis=1)), 1e-12))[:, None]
+    out = partial + (row * tl.num_programs(1) + tl.program_id(1)) * D + column
+    tl.store(out, tl.sum(total, axis=0), mask=real)
 
 
 @triton.jit(do_not_specialize=VARYING)
-def _pass_kernel(
-    x, degrees, centre, out, out_degrees, steps, held, size, chunks, merges, length, heads, typical, x_b, x_h, x_l,
-    D: tl.constexpr, WIDTH: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr, WRITES: tl.constexpr,
+def _match_kernel(
+    x, centre, scores, partners, size, heads, typical, x_b, x_h, x_l,
+    D: tl.constexpr, WIDTH: tl.constexpr, SOURCES: tl.constexpr, TARGETS: tl.constexpr,
 ):  # fmt: skip
-    """One chunk of `held` keys: which sources leave, whom they join, and the rows that are left.
-
-    x [rows, held, D] by strides, degrees [rows, held]; out and out_degrees: the same with held - merges; steps: int32
-    [rows, length]. The program behind the last chunk moves up what is behind it.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    chunk = tl.program_id(1)
+    """The best target of each of a block of a chunk's sources, and its score: [rows, chunks, size / 2]."""
+    row = tl.program_id(1).to(tl.int64)
+    chunk = tl.program_id(2)
+    half = size // 2
     column = tl.arange(0, WIDTH)
     real = column < D
-    x += (row // heads) * x_b + (row % heads) * x_h
-    degrees += row * held
-    steps += row * length
-    out += row * (held - merges) * D
-    out_degrees += row * (held - merges)
-    tile = tl.arange(0, TILE)
-    if chunk == chunks:
-        for start in range(chunks * size, held, TILE):
-            at = start + tile
-            moved = at < held
-            tl.store(steps + at, at - merges, mask=moved)
-            if WRITES:
-                both = moved[:, None] & real[None, :]
-                kept = tl.load(x + at.to(tl.int64)[:, None] * x_l + column[None, :], mask=both)
-                tl.store(out + (at - merges).to(tl.int64)[:, None] * D + column[None, :], kept, mask=both)
-                tl.store(out_degrees + at - merges, tl.load(degrees + at, mask=moved), mask=moved)
-    else:
-        half = size // 2
-        before = merges.to(tl.int64) * chunk // chunks
-        count = (merges.to(tl.int64) * (chunk + 1) // chunks - before).to(tl.int32)
-        first = chunk * size
-        middle = tl.load(centre + row * D + column, mask=real, other=0.0)
-        source = tl.arange(0, HALF)
-        there = source < half
-        rows = (first + 2 * source).to(tl.int64)
-        mine = tl.load(x + rows[:, None] * x_l + column[None, :], mask=there[:, None] & real[None, :], other=0.0)
-        wide = mine.to(tl.float32)
-        scale = 1 / tl.maximum(tl.sqrt(tl.sum(wide * wide, axis=1)), 1e-12)
-        close = tl.sum(wide * middle[None, :], axis=1) * scale * typical
-        best = tl.full([HALF], float("-inf"), tl.float32)
-        partner = tl.zeros([HALF], tl.int32)
-        for start in range(0, half, TILE):
-            target = start + tile
-            present = target < half
-            at = (first + 2 * target + 1).to(tl.int64)
-            other = tl.load(
-                x + at[:, None] * x_l + column[None, :], mask=present[:, None] & real[None, :], other=0.0
-            )
-            width = other.to(tl.float32)
-            shrink = 1 / tl.maximum(tl.sqrt(tl.sum(width * width, axis=1)), 1e-12)
-            near = tl.sum(width * middle[None, :], axis=1) * shrink * typical
-            near = tl.where(present, near, float("-inf"))
-            likeness = tl.dot(mine, tl.trans(other), input_precision="ieee")
-            likeness = likeness * scale[:, None] * shrink[None, :] + near[None, :]
-            most = tl.max(likeness, axis=1)
-            found = tl.min(tl.where(likeness == most[:, None], target[None, :], half), axis=1)
-            better = most > best
-            best = tl.where(better, most, best)
-            partner = tl.where(better, found, partner)
-        partner = tl.minimum(partner, half - 1)
-        score = tl.where(there, best + close, float("-inf"))
-
-        # a source's rank is how many are ahead of it
-        ahead = score[None, :] > score[:, None]
-        ahead = ahead | ((score[None, :] == score[:, None]) & (source[None, :] < source[:, None]))
-        goes = ((tl.sum(ahead.to(tl.int32), axis=1) < count) & there).to(tl.int32)
-        gone = tl.cumsum(goes, axis=0)
-        missing = tl.sum(tl.where(source[None, :] <= partner[:, None], goes[None, :], 0), axis=1)
-        base = (first - before).to(tl.int32)
-        place = tl.where(goes == 1, base + 2 * partner + 1 - missing, base + 2 * source - gone)
-        tl.store(steps + rows, place, mask=there)
-        tl.store(steps + rows + 1, base + 2 * source + 1 - gone, mask=there)
-        if WRITES:
-            stays = there & (goes == 0)
-            degree = tl.load(degrees + rows, mask=there, other=0.0)
-            tl.store(out_degrees + place, degree, mask=stays)
-            tl.store(
-                out + place.to(tl.int64)[:, None] * D + column[None, :], mine, mask=stays[:, None] & real[None, :]
-            )
-            weight = tl.where(goes == 1, tl.minimum(degree, 32768.0), 0.0)
-            tl.debug_barrier()  # the places of the targets, stored above, are read again
-            for start in range(0, half, TILE):
-                target = start + tile
-                present = target < half
-                both = present[:, None] & real[None, :]
-                at = (first + 2 * target + 1).to(tl.int64)
-                joins = tl.where(partner[None, :] == target[:, None], weight[None, :], 0.0)
-                own = tl.load(degrees + at, mask=present, other=1.0)
-                other = tl.load(x + at[:, None] * x_l + column[None, :], mask=both, other=0.0).to(tl.float32)
-                total = own + tl.sum(joins, axis=1)
-                sums = tl.dot(joins.to(mine.dtype), mine, other * own[:, None], input_precision="ieee")
-                to = tl.load(steps + at, mask=present, other=0).to(tl.int64)
-                tl.store(out + to[:, None] * D + column[None, :], (sums / total[:, None]).to(mine.dtype), mask=both)
-                tl.store(out_degrees + to, total, mask=present)
+    middle = tl.load(centre + row * D + column, mask=real, other=0.0)
+    first = chunk.to(tl.int64) * size
+    x += (row // heads) * x_b + (row % heads) * x_h + first * x_l + column[None, :]
+    source = tl.program_id(0) * SOURCES + tl.arange(0, SOURCES)
+    there = source < half
+    mine = tl.load(x + (2 * source).to(tl.int64)[:, None] * x_l, mask=there[:, None] & real[None, :], other=0.0)
+    wide = mine.to(tl.float32)
+    scale = 1 / tl.maximum(tl.sqrt(tl.sum(wide * wide, axis=1)), 1e-12)
+    close = tl.sum(wide * middle[None, :], axis=1) * scale * typical
+    best = tl.full([SOURCES], float("-inf"), tl.float32)
+    partner = tl.zeros([SOURCES], tl.int32)
+    for start in range(0, half, TARGETS):
+        target = start + tl.arange(0, TARGETS)
+        present = target < half
+        at = (2 * target + 1).to(tl.int64)
+        other = tl.load(x + at[:, None] * x_l, mask=present[:, None] & real[None, :], other=0.0)
+        broad = other.to(tl.float32)
+        shrink = 1 / tl.maximum(tl.sqrt(tl.sum(broad * broad, axis=1)), 1e-12)
+        near = tl.sum(broad * middle[None, :], axis=1) * shrink * typical
+        near = tl.where(present, near, float("-inf"))
+        likeness = tl.dot(mine, tl.trans(other), input_precision="ieee")
+        likeness = likeness * scale[:, None] * shrink[None, :] + near[None, :]
+        most = tl.max(likeness, axis=1)
+        found = tl.min(tl.where(likeness == most[:, None], target[None, :], half), axis=1)
+        better = most > best
+        best = tl.where(better, most, best)
+        partner = tl.where(better, found, partner)
+    out = (row * tl.num_programs(2) + chunk) * half + source
+    tl.store(scores + out, best + close, mask=there)
+    tl.store(partners + out, tl.minimum(partner, half - 1), mask=there)
 
 
 @triton.jit(do_not_specialize=VARYING)
-def _follow_kernel(steps, places, length, passes, step, TOKENS: tl.constexpr):
-    """Where each token is after the last pass. steps [passes, rows, length], `step` numbers apart."""
+def _rank_kernel(
+    scores, partners, places, length, size, chunks, merges, HALF: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """A chunk's places [rows, length], from its sources' scores; the program behind the last does what is behind it."""
+    row = tl.program_id(0).to(tl.int64)
+    chunk = tl.program_id(1)
+    places += row * length
+    source = tl.arange(0, HALF)
+    if chunk == chunks:
+        for start in range(chunks * size, length, HALF):
+            at = start + source
+            tl.store(places + at, at - merges, mask=at < length)
+    else:
+        half = size // 2
+        before = (merges.to(tl.int64) * chunk // chunks).to(tl.int32)
+        count = (merges.to(tl.int64) * (chunk + 1) // chunks).to(tl.int32) - before
+        there = source < half
+        mine = (row * chunks + chunk) * half
+        score = tl.load(scores + mine + source, mask=there, other=float("-inf"))
+        partner = tl.load(partners + mine + source, mask=there, other=0)
+        rank = tl.zeros([HALF], tl.int32)  # how many are ahead
+        for start in range(0, half, BLOCK):
+            rival = start + tl.arange(0, BLOCK)
+            other = tl.load(scores + mine + rival, mask=rival < half, other=float("-inf"))
+            ahead = other[None, :] > score[:, None]
+            ahead = ahead | ((other[None, :] == score[:, None]) & (rival[None, :] < source[:, None]))
+            rank += tl.sum(ahead.to(tl.int32), axis=1)
+        leaves = (rank < count) & there
+        gone = tl.cumsum(leaves.to(tl.int32), axis=0)
+        first = chunk * size
+        place = first - before + 2 * source - gone
+        tl.store(places + first + 2 * source + 1, place + 1, mask=there)
+        tl.debug_barrier()  # a partner's place, just stored, may be another thread's
+        joined = tl.load(places + first + 2 * partner + 1, mask=leaves, other=0)
+        tl.store(places + first + 2 * source, tl.where(leaves, joined, place), mask=there)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def _follow_kernel(step, places, length, held, TOKENS: tl.constexpr):
+    """places [rows, length] among `held` keys, into those after their next pass. step: [rows, held]. In place."""
     row = tl.program_id(0).to(tl.int64)
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     inside = token < length
-    at = token
-    steps += row * length
-    for _ in range(passes):
-        at = tl.load(steps + at, mask=inside, other=0)
-        steps += step
-    tl.store(places + row * length + token, at, mask=inside)
+    at = tl.load(places + row * length + token, mask=inside, other=0)
+    tl.store(places + row * length + token, tl.load(step + row * held + at, mask=inside, other=0), mask=inside)
+
+
+def soft_match(
+    keys: torch.Tensor, centre: torch.Tensor, chunks: int, chunk: int, merges: int, typical: float = 1.0
+) -> torch.Tensor:
+    """As the reference."""
+    batch, heads, length, width = keys.shape
+    rows, half = batch * heads, chunk // 2
+    scores = centre.new_empty(rows, chunks, half)
+    partners, places = (keys.new_empty(shape, dtype=torch.int32) for shape in (scores.shape, keys.shape[:3]))
+    _match_kernel[(triton.cdiv(half, SOURCES), rows, chunks)](
+        keys, centre, scores, partners, chunk, heads, typical, *keys.stride()[:3],
+        D=width, WIDTH=_padded(width), SOURCES=SOURCES, TARGETS=TARGETS,
+    )  # fmt: skip
+    _rank_kernel[(rows, chunks + 1)](
+        scores, partners, places, length, chunk, chunks, merges, HALF=_padded(half), BLOCK=32
+    )
+    return places
 
 
 def cluster(keys: torch.Tensor, degrees: torch.Tensor, plan: list[int], typical: float = 1.0) -> torch.Tensor:
-    """As the reference; centroids are rounded to the type of the keys between passes, as there."""
+    """As the reference."""
     batch, heads, length, width = keys.shape
-    rows, passes = batch * heads, len(plan) // 3
-    degrees = degrees.reshape(rows, length).contiguous()
-    if not plan:
-        return torch.arange(length, device=keys.device, dtype=torch.int32).expand(batch, heads, -1).contiguous()
-    options = {"D": width, "WIDTH": _padded(width)}
-    blocks = triton.cdiv(length, 4 * TOKENS)
-    partial = keys.new_empty(rows, blocks, width, dtype=torch.float32)
+    rows = batch * heads
+    degrees = degrees.contiguous()
+    blocks = triton.cdiv(length, 8 * TOKENS)
+    partial = degrees.new_empty(rows, blocks, width)
     _centre_kernel[(rows, blocks)](
-        keys, degrees, partial, length, heads, *keys.stride()[:3], TOKENS=TOKENS, STEPS=4, **options
+        keys, degrees, partial, length, heads, *keys.stride()[:3], D=width, WIDTH=_padded(width), TOKENS=TOKENS, STEPS=8
     )
-    centre = partial.sum(1) / degrees.sum(-1, keepdim=True)
-    steps = keys.new_empty(passes, rows, length, dtype=torch.int32)
-    x, strides = keys, (*keys.stride()[:3],)
-    held = length
-    for number in range(passes):
-        chunks, size, merges = plan[3 * number : 3 * number + 3]
-        kept, writes = held - merges, number < passes - 1
-        out = keys.new_empty(rows, kept if writes else 0, width)
-        out_degrees = degrees.new_empty(rows, kept if writes else 0)
-        half = _padded(size // 2)
-        _pass_kernel[(rows, chunks + 1)](
-            x, degrees, centre, out, out_degrees, steps[number], held, size, chunks, merges, length, heads, typical,
-            *strides, HALF=half, TILE=min(TILE, half), WRITES=writes, num_warps=max(4, half // 32), **options,
-        )  # fmt: skip
-        x, degrees, held = out, out_degrees, kept
-        strides = (heads * held * width, held * width, width)
-    places = keys.new_empty(batch, heads, length, dtype=torch.int32)
-    _follow_kernel[(rows, triton.cdiv(length, 512))](steps, places, length, passes, steps.stride(0), TOKENS=512)
+    centre = partial.sum(1) / degrees.view(rows, length).sum(-1, keepdim=True)
+    if not plan:
+        return torch.arange(length, device=keys.device, dtype=torch.int32).repeat(batch, heads, 1)
+    places = step = soft_match(keys, centre, *plan[:3], typical)
+    merges = plan[2]
+    for at in range(3, len(plan), 3):
+        kept = keys.shape[2] - merges
+        (keys,), degrees = merged((keys,), degrees, step, kept)
+        step = soft_match(keys, centre, *plan[at : at + 3], typical)
+        _follow_kernel[(rows, triton.cdiv(length, 512))](step, places, length, kept, TOKENS=512)
+        merges = plan[at + 2]
     return places
 
 
