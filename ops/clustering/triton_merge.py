@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 #: Tokens of a program that merges.
-TOKENS = 64
+TOKENS = 32
 
 
 @triton.jit(do_not_specialize=("length", "kept"))
@@ -38,27 +38,45 @@ def _list_kernel(places, ends, order, ordered, length, kept, TOKENS: tl.constexp
 
 
 @triton.jit
-def _means(
-    x, out, row, heads, order, degrees, token, degree, belongs, total, last, first, begin, end, kept, x_b, x_h, x_l,
-    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, PRECISION: tl.constexpr,
+def members(
+    x, degrees, order, begin, end, stride, D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr
 ):  # fmt: skip
-    """Sums of one tensor's rows, over `total`."""
+    """The sum of the rows at order[begin:end] times their degrees, [WIDTH], and the sum of their degrees."""
     column = tl.arange(0, WIDTH)
-    real = column < D
-    at = x + (row // heads) * x_b + (row % heads) * x_h + column[None, :]
-    rows = tl.load(at + token.to(tl.int64)[:, None] * x_l, mask=(degree > 0)[:, None] & real[None, :], other=0.0)
-    sums = tl.dot(belongs, rows.to(tl.float32) * degree[:, None], input_precision=PRECISION)
-    rest = tl.zeros([WIDTH], tl.float32)
+    total = tl.zeros([TOKENS], tl.float32)
+    sums = tl.zeros([WIDTH], tl.float32)
     for start in range(begin, end, TOKENS):
         slot = start + tl.arange(0, TOKENS)
-        more = tl.load(order + slot, mask=slot < end, other=0)
-        weight = tl.load(degrees + more, mask=slot < end, other=0.0)
-        rows = tl.load(at + more.to(tl.int64)[:, None] * x_l, mask=(slot < end)[:, None] & real[None, :], other=0.0)
-        rest += tl.sum(rows.to(tl.float32) * weight[:, None], axis=0)
+        token = tl.load(order + slot, mask=slot < end, other=0)
+        degree = tl.load(degrees + token, mask=slot < end, other=0.0)
+        rows = tl.load(
+            x + token.to(tl.int64)[:, None] * stride + column[None, :],
+            mask=(slot < end)[:, None] & (column < D)[None, :],
+            other=0.0,
+        )
+        sums += tl.sum(rows.to(tl.float32) * degree[:, None], axis=0)
+        total += degree
+    return sums, tl.sum(total, axis=0)
+
+
+@triton.jit
+def _means(
+    x, out, order, degrees, token, degree, belongs, partly, last, first, begin, end, stride,
+    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Means of one tensor's rows; returns the sums of their degrees."""
+    column = tl.arange(0, WIDTH)
+    real = column < D
+    at = x + token.to(tl.int64)[:, None] * stride + column[None, :]
+    rows = tl.load(at, mask=(degree > 0)[:, None] & real[None, :], other=0.0)
+    sums = tl.dot(belongs, rows.to(tl.float32) * degree[:, None], input_precision=PRECISION)
+    rest, more = members(x, degrees, order, begin, end, stride, D, WIDTH, TOKENS)
     place = first + tl.arange(0, TOKENS)
     sums += tl.where((place == last)[:, None], rest[None, :], 0.0)
-    to = out + (row * kept + place)[:, None] * D + column[None, :]
+    total = partly + tl.where(place == last, more, 0.0)
+    to = out + place.to(tl.int64)[:, None] * D + column[None, :]
     tl.store(to, (sums / total[:, None]).to(out.dtype.element_ty), mask=(place <= last)[:, None] & real[None, :])
+    return total
 
 
 @triton.jit(do_not_specialize=("length", "kept"))
@@ -86,30 +104,24 @@ def _merge_kernel(
         token = tl.load(order + slot, mask=owned, other=0)
         degree = tl.load(degrees + token, mask=owned, other=0.0)
         belongs = owned[None, :] & (place[None, :] - first == tl.arange(0, TOKENS)[:, None])
-        total = tl.sum(tl.where(belongs, degree[None, :], 0.0), axis=1)
+        partly = tl.sum(tl.where(belongs, degree[None, :], 0.0), axis=1)
         begin += TOKENS
         end = tl.load(ends + row * kept + last)
-        rest = tl.zeros([TOKENS], tl.float32)
-        for start in range(begin, end, TOKENS):
-            at = start + tl.arange(0, TOKENS)
-            more = tl.load(order + at, mask=at < end, other=0)
-            rest += tl.load(degrees + more, mask=at < end, other=0.0)
-        here = first + tl.arange(0, TOKENS)
-        total += tl.where(here == last, tl.sum(rest, axis=0), 0.0)
-        tl.store(out_degrees + row * kept + here, total, mask=here <= last)
         member = belongs.to(tl.float32)
-        _means(
-            keys, out_keys, row, heads, order, degrees, token, degree, member, total, last, first, begin, end, kept,
-            key_b, key_h, key_l, D, WIDTH, TOKENS, PRECISION,
+        total = _means(
+            keys + (row // heads) * key_b + (row % heads) * key_h, out_keys + row * kept * D, order, degrees, token,
+            degree, member, partly, last, first, begin, end, key_l, D, WIDTH, TOKENS, PRECISION,
         )  # fmt: skip
         if D2 > 0:
             _means(
-                values, out_values, row, heads, order, degrees, token, degree, member, total, last, first, begin, end,
-                kept, value_b, value_h, value_l, D2, WIDTH2, TOKENS, PRECISION,
+                values + (row // heads) * value_b + (row % heads) * value_h, out_values + row * kept * D2, order,
+                degrees, token, degree, member, partly, last, first, begin, end, value_l, D2, WIDTH2, TOKENS, PRECISION,
             )  # fmt: skip
+        here = first + tl.arange(0, TOKENS)
+        tl.store(out_degrees + row * kept + here, total, mask=here <= last)
 
 
-def merged(
+def _merged(
     tensors: tuple[torch.Tensor, ...], degrees: torch.Tensor, places: torch.Tensor, kept: int
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     batch, heads, length, width = tensors[0].shape
@@ -135,14 +147,14 @@ def merged(
 
 def merge_centroids(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int) -> torch.Tensor:
     """As the reference; the order in which float32 numbers are added may differ from call to call."""
-    return merged((x,), degrees, places, kept)[0][0]
+    return _merged((x,), degrees, places, kept)[0][0]
 
 
 def merge_pair(
     keys: torch.Tensor, values: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As the reference, keys and values in one launch."""
-    (key_means, value_means), totals = merged((keys, values), degrees, places, kept)
+    (key_means, value_means), totals = _merged((keys, values), degrees, places, kept)
     return key_means, value_means, totals
 
 
