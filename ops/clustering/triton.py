@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from npukv.ops.clustering.reference import turned_back
+
 #: Sources, and targets at a time, of a match program; sources of a join program; tokens of the other kernels.
 MATCH, JOIN, TOKENS = 64, 32, 32
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
@@ -188,8 +190,17 @@ def _add_kernel(
     tl.atomic_add(totals + row * kept + place, degree, mask=inside)
 
 
-def cluster(keys: torch.Tensor, degrees: torch.Tensor, plan: list[int], typical: float = 1.0) -> torch.Tensor:
+def cluster(
+    keys: torch.Tensor,
+    degrees: torch.Tensor,
+    plan: list[int],
+    typical: float = 1.0,
+    cos: torch.Tensor | None = None,
+    sin: torch.Tensor | None = None,
+) -> torch.Tensor:
     """As the reference; centroids stay in float32 between passes."""
+    if cos is not None and sin is not None:
+        keys = turned_back(keys, cos, sin)
     batch, heads, length, width = keys.shape
     rows = batch * heads
     degrees = degrees.contiguous()

@@ -86,7 +86,7 @@ def _merge_kernel(
     D: tl.constexpr, WIDTH: tl.constexpr, D2: tl.constexpr, WIDTH2: tl.constexpr,
     TOKENS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The places that begin in a block of the list; D2 = 0: keys only."""
+    """The places that begin in a block of the list, of keys, or of values where there is a second layer of programs."""
     row = tl.program_id(0).to(tl.int64)
     begin = tl.program_id(1) * TOKENS
     slot = begin + tl.arange(0, TOKENS)
@@ -108,17 +108,18 @@ def _merge_kernel(
         begin += TOKENS
         end = tl.load(ends + row * kept + last)
         member = belongs.to(tl.float32)
-        total = _means(
-            keys + (row // heads) * key_b + (row % heads) * key_h, out_keys + row * kept * D, order, degrees, token,
-            degree, member, partly, last, first, begin, end, key_l, D, WIDTH, TOKENS, PRECISION,
-        )  # fmt: skip
-        if D2 > 0:
+        if tl.program_id(2) == 0:
+            total = _means(
+                keys + (row // heads) * key_b + (row % heads) * key_h, out_keys + row * kept * D, order, degrees,
+                token, degree, member, partly, last, first, begin, end, key_l, D, WIDTH, TOKENS, PRECISION,
+            )  # fmt: skip
+            here = first + tl.arange(0, TOKENS)
+            tl.store(out_degrees + row * kept + here, total, mask=here <= last)
+        else:
             _means(
                 values + (row // heads) * value_b + (row % heads) * value_h, out_values + row * kept * D2, order,
                 degrees, token, degree, member, partly, last, first, begin, end, value_l, D2, WIDTH2, TOKENS, PRECISION,
             )  # fmt: skip
-        here = first + tl.arange(0, TOKENS)
-        tl.store(out_degrees + row * kept + here, total, mask=here <= last)
 
 
 def _merged(
@@ -136,10 +137,10 @@ def _merged(
     out = [x.new_empty(batch, heads, kept, x.shape[3]) for x in tensors]
     out_degrees = degrees.new_empty(batch, heads, kept)
     other = tensors[-1].shape[3]
-    _merge_kernel[(rows, triton.cdiv(length, TOKENS))](
+    _merge_kernel[(rows, triton.cdiv(length, TOKENS), len(tensors))](
         tensors[0], tensors[-1], degrees, order, ordered, ends, out[0], out[-1], out_degrees, length, kept, heads,
         *tensors[0].stride()[:3], *tensors[-1].stride()[:3], D=width, WIDTH=_padded(width),
-        D2=other if len(tensors) > 1 else 0, WIDTH2=_padded(other), TOKENS=TOKENS,
+        D2=other, WIDTH2=_padded(other), TOKENS=TOKENS,
         PRECISION="tf32" if tensors[0].element_size() < 4 else "ieee",
     )  # fmt: skip
     return out, out_degrees

@@ -16,7 +16,7 @@ from npukv.ops.clustering.triton_merge import members
 #: Sources of a program that matches, and targets at a time; tokens at a time of the programs that sum unit keys.
 SOURCES, TARGETS, TOKENS = 128, 64, 32
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
-VARYING = ("length", "held", "size", "chunks", "merges", "passes", "each", "turn_row")
+VARYING = ("length", "held", "size", "chunks", "merges", "passes", "each")
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -93,8 +93,8 @@ def _match_kernel(
     for start in range(0, half, TARGETS):
         target = start + tl.arange(0, TARGETS)
         present = target < half
-        index = tl.load(alive + 2 * target + 1, mask=present, other=0)
-        other = tl.load(x + index.to(tl.int64)[:, None] * D, mask=present[:, None] & real[None, :], other=0.0)
+        at = tl.load(alive + 2 * target + 1, mask=present, other=0)
+        other = tl.load(x + at.to(tl.int64)[:, None] * D, mask=present[:, None] & real[None, :], other=0.0)
         broad = other.to(tl.float32)
         shrink = 1 / tl.maximum(tl.sqrt(tl.sum(broad * broad, axis=1)), 1e-12)
         near = tl.sum(broad * middle[None, :], axis=1) * shrink * typical
@@ -275,11 +275,13 @@ def cluster(
     for number in range(passes):
         chunks, size, merges = plan[3 * number : 3 * number + 3]
         _match_kernel[(triton.cdiv(size // 2, SOURCES), rows, chunks)](
-            x, alive, centre, scores, partners, length, size, typical, SOURCES=SOURCES, TARGETS=TARGETS, **options
-        )
+            x, alive, centre, scores, partners, length, size, typical, SOURCES=SOURCES, TARGETS=TARGETS,
+            num_warps=8, **options,
+        )  # fmt: skip
+        half = _padded(size // 2)
         _rank_kernel[(rows, chunks + 1)](
             scores, partners, alive, steps[number], counts[number], ends, order, ordered, length, held, size, chunks,
-            merges, HALF=_padded(size // 2), BLOCK=32,
+            merges, HALF=half, BLOCK=max(1, min(32, 8192 // half)), num_warps=8,
         )  # fmt: skip
         if number < passes - 1:
             _join_kernel[(rows, triton.cdiv(held, TOKENS))](
