@@ -73,7 +73,7 @@ def _means(
     rest, more = members(x, degrees, order, begin, end, stride, D, WIDTH, TOKENS)
     place = first + tl.arange(0, TOKENS)
     sums += tl.where((place == last)[:, None], rest[None, :], 0.0)
-    total = partly + tl.where(place == last, more, 0.0)
+    total = tl.where(place <= last, partly + tl.where(place == last, more, 0.0), 1.0)
     to = out + place.to(tl.int64)[:, None] * D + column[None, :]
     tl.store(to, (sums / total[:, None]).to(out.dtype.element_ty), mask=(place <= last)[:, None] & real[None, :])
     return total

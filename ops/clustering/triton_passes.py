@@ -13,8 +13,8 @@ import triton.language as tl
 
 from npukv.ops.clustering.triton_merge import members
 
-#: Sources of a program that matches, and targets at a time; tokens at a time of the programs that sum unit keys.
-SOURCES, TARGETS, TOKENS = 128, 64, 32
+#: Sources of a program that matches, and targets at a time; tokens at a time of the others; warps that match.
+SOURCES, TARGETS, TOKENS, WARPS = 128, 64, 32, 8
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
 VARYING = ("length", "held", "size", "chunks", "merges", "passes", "each")
 
@@ -276,7 +276,7 @@ def cluster(
         chunks, size, merges = plan[3 * number : 3 * number + 3]
         _match_kernel[(triton.cdiv(size // 2, SOURCES), rows, chunks)](
             x, alive, centre, scores, partners, length, size, typical, SOURCES=SOURCES, TARGETS=TARGETS,
-            num_warps=8, **options,
+            num_warps=WARPS, **options,
         )  # fmt: skip
         half = _padded(size // 2)
         _rank_kernel[(rows, chunks + 1)](
