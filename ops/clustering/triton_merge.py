@@ -79,7 +79,7 @@ def _means(
     return total
 
 
-@triton.jit(do_not_specialize=("length", "kept"))
+@triton.jit(do_not_specialize=("length", "kept", "heads"))
 def _merge_kernel(
     keys, values, degrees, order, ordered, ends, out_keys, out_values, out_degrees, length, kept, heads,
     key_b, key_h, key_l, value_b, value_h, value_l,

@@ -16,7 +16,7 @@ from npukv.ops.clustering.triton_merge import members
 #: Sources of a program that matches, and targets at a time; tokens at a time of the others; warps that match.
 SOURCES, TARGETS, TOKENS, WARPS = 128, 64, 32, 8
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
-VARYING = ("length", "held", "size", "chunks", "merges", "passes", "each")
+VARYING = ("length", "heads", "held", "size", "chunks", "merges", "passes", "each")
 
 
 @triton.jit(do_not_specialize=VARYING)
