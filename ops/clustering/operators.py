@@ -111,6 +111,12 @@ def _serves_products(
     return _serves_cluster(keys, degrees, plan, typical, cos, sin)
 
 
+def _serves_sorted(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int) -> tuple[bool, str]:
+    if x.shape[-1] > 128:
+        return False, f"heads of {x.shape[-1]} numbers; it takes up to 128"
+    return _triton_serves(x, degrees)
+
+
 def _serves_merge(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int) -> tuple[bool, str]:
     return _triton_serves(x, degrees)
 
@@ -118,8 +124,15 @@ def _serves_merge(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, 
 def _serves_pair(
     keys: torch.Tensor, values: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int
 ) -> tuple[bool, str]:
-    ok, reason = _triton_serves(keys, degrees)
-    return _triton_serves(values, degrees) if ok else (ok, reason)
+    ok, reason = _serves_sorted(keys, degrees, places, kept)
+    return _serves_sorted(values, degrees, places, kept) if ok else (ok, reason)
+
+
+def _two_merges(
+    keys: torch.Tensor, values: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    key_means, value_means = (merge_centroids(x, degrees, places, kept) for x in (keys, values))
+    return key_means, value_means, reference.merge_degrees(degrees, places, kept)
 
 
 def _register_triton(operator: Operator, module: str, name: str, check: Check) -> None:
@@ -129,7 +142,9 @@ def _register_triton(operator: Operator, module: str, name: str, check: Check) -
         return getattr(import_module(f"npukv.ops.clustering.{module}"), operator.name)(*args, **kwargs)
 
 
-_register_triton(merge_centroids, "triton_merge", "triton, sorted", _serves_merge)
+_register_triton(merge_centroids, "triton_merge", "triton, sorted", _serves_sorted)
+_register_triton(merge_centroids, "triton", "triton", _serves_merge)
 _register_triton(merge_pair, "triton_merge", "triton, sorted", _serves_pair)
+merge_pair.kernel("cuda", "composed")(_two_merges)
 _register_triton(cluster, "triton_passes", "triton, 16-bit products", _serves_products)
 _register_triton(cluster, "triton", "triton", _serves_cluster)
