@@ -15,7 +15,7 @@ def layer_parts(network: Any, device: Any, tokens: int, keep: float) -> dict[str
 
     from npukv.bench.timing import Timer
     from npukv.cache.rotary import Rotary
-    from npukv.ops.clustering import cluster, merge_centroids, merge_degrees, merge_plan
+    from npukv.ops.clustering import cluster, merge_pair, merge_plan
 
     config = network.config
     heads = config.num_key_value_heads
@@ -31,24 +31,24 @@ def layer_parts(network: Any, device: Any, tokens: int, keep: float) -> dict[str
     positions = torch.arange(tokens, device=device.torch_device)
     rotary, goal = Rotary(config, 0), max(1, round(keep * tokens))
     plan = merge_plan(tokens, goal, 512)
-    plain = rotary.undo(keys, positions, tokens)
-    places = cluster(plain, degrees, plan)
+    turned, *table = rotary.halves(keys, positions, tokens)
+    places = cluster(turned, degrees, plan, 1.0, *table)
     held, merged = keys.numel() * keys.element_size(), goal * heads * width * keys.element_size()
     small = 4 * heads * tokens  # degrees, or places
 
     def everything() -> None:
-        found = cluster(rotary.undo(keys, positions, tokens), degrees, plan)
-        for x in (keys, values):
-            merge_centroids(x, degrees, found, goal)
-        merge_degrees(degrees, found, goal).log()
+        turned, *table = rotary.halves(keys, positions, tokens)
+        found = cluster(turned, degrees, plan, 1.0, *table)
+        merge_pair(keys, values, degrees, found, goal)[2].log()
 
     timer = Timer(device, samples=10)
     steps: dict[str, tuple[Any, int]] = {
-        "keys before RoPE": (lambda: rotary.undo(keys, positions, tokens), 2 * held),
-        "matching": (lambda: cluster(plain, degrees, plan), held + 2 * small),
-        "merging keys": (lambda: merge_centroids(keys, degrees, places, goal), held + merged + 2 * small),
-        "merging values": (lambda: merge_centroids(values, degrees, places, goal), held + merged + 2 * small),
-        "merging degrees": (lambda: merge_degrees(degrees, places, goal).log(), 2 * small + 4 * heads * goal),
+        "angles": (lambda: rotary.halves(keys, positions, tokens), 2 * tokens * width * keys.element_size() // 2),
+        "matching": (lambda: cluster(turned, degrees, plan, 1.0, *table), held + 2 * small),
+        "merging": (
+            lambda: merge_pair(keys, values, degrees, places, goal),
+            2 * (held + merged) + 2 * small + 4 * heads * goal,
+        ),
         "all": (everything, 2 * (held + merged) + 4 * heads * goal),
     }
     found: dict[str, dict[str, float]] = {

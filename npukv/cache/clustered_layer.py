@@ -15,7 +15,7 @@ from npukv.cache.report import LayerReport
 from npukv.cache.rotary import Rotary
 from npukv.errors import InputError
 from npukv.ops.attention import causal_attention, partial_attention
-from npukv.ops.clustering import cluster, merge_centroids, merge_degrees, merge_plan
+from npukv.ops.clustering import cluster, merge_pair, merge_plan
 
 #: Tokens beyond the goal at which a decoding cache compresses.
 SLACK = 128
@@ -214,21 +214,19 @@ class ClusteredLayer(AttendingLayer):
         bias = self.bias[part]  # type: ignore[index]
         degrees = bias[:, :, start:end].exp().round()
         plan = merge_plan(end - start, goal, settings.chunk, settings.share)
-        places = cluster(self._plain(part, row, start, end), degrees, plan, settings.typical)
+        keys, values = (x[part, :, start:end] for x in (self.keys, self.values))
+        turned, *table = self.rotary.halves(keys, self._standing(part, row, start, end), row.seen)
+        places = cluster(turned, degrees, plan, settings.typical, *table)
         kept = start + goal + recent
-        for x in (self.keys, self.values):
-            merged = merge_centroids(x[part, :, start:end], degrees, places, goal)
-            x[part, :, start : start + goal] = merged
+        *means, counts = merge_pair(keys, values, degrees, places, goal)
+        for x, mean in zip((self.keys, self.values), means, strict=True):
+            x[part, :, start : start + goal] = mean
             x[part, :, start + goal : kept] = x[part, :, end : row.kept].clone()
-        bias[:, :, start : start + goal] = merge_degrees(degrees, places, goal).log()
+        bias[:, :, start : start + goal] = counts.log()
         bias[:, :, start + goal : row.kept] = 0
         if self.positions is not None:
             self._merge_positions(part, row, start, end, places, goal)
         return self._set(part, replace(row, kept=kept, done=start + goal))
-
-    def _plain(self, part: slice, row: Row, start: int, end: int) -> torch.Tensor:
-        """The keys from start to end as they were before RoPE."""
-        return self.rotary.undo(self.keys[part, :, start:end], self._standing(part, row, start, end), row.seen)
 
     def _standing(self, part: slice, row: Row, start: int, end: int) -> torch.Tensor:
         """Positions of the keys from start to end: a centroid's is that of the last token in it."""

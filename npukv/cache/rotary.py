@@ -51,8 +51,7 @@ class Rotary:
         if frequencies is None:
             return keys
         turned = 2 * len(frequencies)
-        angles = positions[..., None].float() * frequencies
-        cos, sin = angles.cos().to(keys.dtype), angles.sin().to(keys.dtype)  # rounded as the model itself rounds them
+        cos, sin = _table(frequencies, positions, keys.dtype)
         out = torch.empty_like(keys)
         if self._interleaved:
             one, other = slice(0, turned, 2), slice(1, turned, 2)
@@ -64,6 +63,18 @@ class Rotary:
         out[..., other].addcmul_(keys[..., one], sin, value=-1)
         out[..., turned:] = keys[..., turned:]
         return out
+
+    def halves(self, keys: torch.Tensor, positions: torch.Tensor, seen: int) -> tuple[torch.Tensor, ...]:
+        """What an operator needs to turn keys back itself as it reads them; arguments as those of `undo`.
+
+        Returns:
+            The keys, and where their halves are turned against each other, cos and sin, [..., L, D / 2]; else the keys
+            turned back, alone.
+        """
+        frequencies = self.frequencies(keys.shape[-1], seen, keys.device)
+        if frequencies is None or self._interleaved or 2 * len(frequencies) != keys.shape[-1]:
+            return (self.undo(keys, positions, seen),)
+        return keys, *_table(frequencies, positions, keys.dtype)
 
     def frequencies(self, width: int, seen: int, device: torch.device) -> torch.Tensor | None:
         """Radians per position of each pair, float32; None without rotary embedding."""
@@ -86,3 +97,9 @@ class Rotary:
                 found, _ = ROPE_INIT_FUNCTIONS[kind](self._config, device, **length, **named)
             self._made = {place: found}
         return self._made[place]
+
+
+def _table(frequencies: torch.Tensor, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of the angles at positions, rounded as the model itself rounds them."""
+    angles = positions[..., None].float() * frequencies
+    return angles.cos().to(dtype), angles.sin().to(dtype)

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 from npukv.ops.clustering.plan import shares
+from npukv.ops.clustering.reference import merge_degrees, turned_back
 
 
 def merge_centroids(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int) -> torch.Tensor:
@@ -20,8 +21,25 @@ def merge_centroids(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor
     return (sums / total).view(batch, heads, kept, width).to(x.dtype)
 
 
-def cluster(keys: torch.Tensor, degrees: torch.Tensor, plan: list[int], typical: float = 1.0) -> torch.Tensor:
+def merge_pair(
+    keys: torch.Tensor, values: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As the reference, of `merge_centroids` here."""
+    key_means, value_means = (merge_centroids(x, degrees, places, kept) for x in (keys, values))
+    return key_means, value_means, merge_degrees(degrees, places, kept)
+
+
+def cluster(
+    keys: torch.Tensor,
+    degrees: torch.Tensor,
+    plan: list[int],
+    typical: float = 1.0,
+    cos: torch.Tensor | None = None,
+    sin: torch.Tensor | None = None,
+) -> torch.Tensor:
     """As the reference, but centroids are not rounded to the type of the keys between passes."""
+    if cos is not None and sin is not None:
+        keys = turned_back(keys, cos, sin)
     batch, heads, length, width = keys.shape
     wide = torch.promote_types(keys.dtype, torch.float32)
     # From here on one row per head: [B H, L, D]

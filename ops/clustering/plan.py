@@ -16,7 +16,10 @@ def merge_plan(tokens: int, goal: int, chunk: int, share: float = 0.25) -> list[
     plan: list[int] = []
     while tokens > max(goal, 1):
         chunks = max(1, min(round(tokens / chunk), tokens // 2))
-        size = tokens // chunks // 2 * 2
+        size = tokens // chunks
+        if size - chunk <= chunk // 64:  # a few more would fill no further tile: they wait behind the last chunk
+            size = min(size, chunk)
+        size = size // 2 * 2
         merges = min(tokens - goal, max(1, int(tokens * share)), chunks * size // 2)
         plan += [chunks, size, merges]
         tokens -= merges

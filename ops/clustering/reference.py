@@ -71,17 +71,36 @@ def merge_centroids(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor
     return (sums / total).to(x.dtype)
 
 
-def cluster(keys: torch.Tensor, degrees: torch.Tensor, plan: list[int], typical: float = 1.0) -> torch.Tensor:
+def turned_back(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Keys [B, H, L, D] whose halves RoPE turned against each other, as they were before. cos, sin: [..., L, D / 2]."""
+    one, two = keys.chunk(2, dim=-1)
+    return torch.cat([torch.addcmul(one * cos, two, sin), torch.addcmul(two * cos, one, sin, value=-1)], dim=-1)
+
+
+def cluster(
+    keys: torch.Tensor,
+    degrees: torch.Tensor,
+    plan: list[int],
+    typical: float = 1.0,
+    cos: torch.Tensor | None = None,
+    sin: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Passes of `soft_match` and `merge_centroids`, one after the other.
 
+    Kernels may sum in another order, and hold centroids more exactly than the keys' type: of partners and scores that
+    are as alike as the rounding of that type they may choose others than this one, but as many.
+
     Args:
-        keys: [B, H, L, D], before RoPE.
+        keys: [B, H, L, D], before RoPE, or after it with the cosines and sines of the angles.
         degrees: [B, H, L] float32.
         plan: [chunks, chunk, merges] per pass, as `plan.merge_plan` makes it.
+        cos, sin: [L, D / 2] or [B, H, L, D / 2], in the type of the keys: turn the halves of the keys back first.
 
     Returns:
         [B, H, L] int32: each key's place among those left after the last pass.
     """
+    if cos is not None and sin is not None:
+        keys = turned_back(keys, cos, sin)
     wide = torch.promote_types(keys.dtype, torch.float32)
     weights = degrees.to(wide)[..., None]
     centre = (normalize(keys.to(wide), dim=-1) * weights).sum(2) / weights.sum(2)
@@ -99,3 +118,11 @@ def cluster(keys: torch.Tensor, degrees: torch.Tensor, plan: list[int], typical:
 def merge_degrees(degrees: torch.Tensor, places: torch.Tensor, kept: int) -> torch.Tensor:
     """Sums of the degrees [B, H, L] that go to the same place, [B, H, kept]."""
     return degrees.new_zeros(*degrees.shape[:2], kept).scatter_add_(2, places.long(), degrees)
+
+
+def merge_pair(
+    keys: torch.Tensor, values: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`merge_centroids` of keys and of values, and `merge_degrees`."""
+    key_means, value_means = (merge_centroids(x, degrees, places, kept) for x in (keys, values))
+    return key_means, value_means, merge_degrees(degrees, places, kept)

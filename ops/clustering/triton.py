@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from npukv.ops.clustering.reference import turned_back
+
 #: Sources, and targets at a time, of a match program; sources of a join program; tokens of the other kernels.
 MATCH, JOIN, TOKENS = 64, 32, 32
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
@@ -189,7 +191,13 @@ def _add_kernel(
 
 
 def cluster(
-    keys: torch.Tensor, degrees: torch.Tensor, plan: list[int], typical: float = 1.0, coarse: str = "tf32"
+    keys: torch.Tensor,
+    degrees: torch.Tensor,
+    plan: list[int],
+    typical: float = 1.0,
+    cos: torch.Tensor | None = None,
+    sin: torch.Tensor | None = None,
+    coarse: str = "tf32",
 ) -> torch.Tensor:
     """As the reference; centroids stay in float32 between passes.
 
@@ -197,6 +205,8 @@ def cluster(
         coarse: what Triton calls the device's products of shortened float32, good enough for 16-bit keys; Ascend's are
             "hf32".
     """
+    if cos is not None and sin is not None:
+        keys = turned_back(keys, cos, sin)
     batch, heads, length, width = keys.shape
     rows = batch * heads
     degrees = degrees.contiguous()

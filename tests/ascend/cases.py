@@ -108,6 +108,7 @@ def clustering(draw: Draw) -> Iterator[tuple]:
     yield "soft_match", "61", (keys, centre, 3, 20, 17, 1.0)
     places = torch.cat([torch.arange(40), draw.whole(0, 40, 21)]).int().expand(2, 2, -1).contiguous()
     yield "merge_centroids", "61", (values, degrees, places, 40)
+    yield "merge_pair", "61", (keys, values, degrees, places, 40)
     keys, values = (draw.normal(2, 2, 130, 64) for _ in range(2))
     degrees = draw.whole(1, 6, 2, 2, 130).float()
     centre = torch.nn.functional.normalize(keys.float(), dim=-1).mean(2)

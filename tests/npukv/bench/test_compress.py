@@ -27,7 +27,7 @@ def test_times_and_sizes_of_every_cache(tmp_path: Path, capsys: pytest.CaptureFi
             share = size["physical_tokens"] / entry["tokens"]
             assert share == 1.0 if name.startswith("full") else 0.2 < share < 0.5, name
         assert set(entry["parts"]) == {
-            "keys before RoPE", "matching", "merging keys", "merging values", "merging degrees", "all",
+            "angles", "matching", "merging", "all",
         }  # fmt: skip
         held = entry["tokens"] * 2 * 64 * 4  # 2 heads of 64, float32
         kept = round(0.25 * entry["tokens"])

@@ -9,7 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npukv.ops.clustering import cluster, merge_centroids, merge_degrees, merge_plan, reference, soft_match
+from npukv.ops.clustering import (
+    cluster,
+    merge_centroids,
+    merge_degrees,
+    merge_pair,
+    merge_plan,
+    reference,
+    soft_match,
+)
 from npukv.ops.clustering.plan import shares
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16)
@@ -117,6 +125,17 @@ def test_equal_keys_merge_exactly() -> None:
     assert (attended(*merged, torch.ones_like(counts)) - full).abs().max() > 1e-3  # the degrees matter
 
 
+def test_keys_are_turned_back_first() -> None:
+    keys, degrees, plan = some_keys(1, 2, 40, 8, dtype=torch.float64), torch.ones(1, 2, 40), merge_plan(40, 10, 16)
+    angles = torch.arange(40, dtype=torch.float64)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.03])
+    cos, sin = angles.cos(), angles.sin()
+    one, two = keys.chunk(2, dim=-1)
+    turned = torch.cat([one * cos - two * sin, two * cos + one * sin], dim=-1)
+    expected = cluster(keys, degrees, plan)
+    assert torch.equal(cluster(turned, degrees, plan, 1.0, cos, sin), expected)
+    assert not torch.equal(cluster(turned, degrees, plan), expected)
+
+
 def test_heads_and_rows_do_not_mix() -> None:
     keys = some_keys(2, 2, 40, 8)
     plan = merge_plan(40, 10, 16)
@@ -134,6 +153,8 @@ def samples() -> list[tuple[object, tuple[object, ...]]]:
         (soft_match, (keys, some_keys(2, 2, 8), 2, 10, 7)),
         (merge_centroids, (keys, degrees, places, 6)),
         (cluster, (keys, degrees, merge_plan(21, 6, 8), 0.5)),
+        (cluster, (keys, degrees, merge_plan(21, 6, 8), 0.5, some_keys(21, 4).cos(), some_keys(21, 4).sin())),
+        (merge_pair, (keys, some_keys(2, 2, 21, 6, seed=1), degrees, places, 6)),
     ]
 
 
@@ -149,4 +170,4 @@ def test_opcheck(sample: tuple[object, tuple[object, ...]]) -> None:
 def test_compiles_without_graph_breaks(sample: tuple[object, tuple[object, ...]]) -> None:
     operator, args = sample
     compiled = torch.compile(lambda *a: operator(*a), fullgraph=True, backend="eager")
-    assert torch.equal(compiled(*args), operator(*args))
+    torch.testing.assert_close(compiled(*args), operator(*args), rtol=0, atol=0)

@@ -15,7 +15,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import compiled
 import torch
-from npukv.ops.clustering import merge_plan, triton
+from npukv.ops.clustering import merge_plan, triton, triton_merge, triton_passes
 
 def meta(*shape, dtype):
     return torch.empty(*shape, dtype=dtype, device="meta")
@@ -26,7 +26,14 @@ for dtype in (torch.bfloat16,):
         keys, degrees = meta(1, 32, 2048, 128, dtype=dtype), meta(1, 32, 2048, dtype=torch.float32)
         triton.cluster(keys, degrees, merge_plan(2048, 1300, 512))
         triton.merge_centroids(keys, degrees, meta(1, 32, 2048, dtype=torch.int32), 1300)
-    found[str(dtype)] = {n: [kernel.metadata.shared, "ld.local" in kernel.asm["ptx"]] for n, kernel in kernels.items()}
+        table = meta(2048, 64, dtype=dtype)
+        old = dict(kernels)
+    with compiled.recorded() as kernels:
+        triton_passes.cluster(keys, degrees, merge_plan(2048, 1300, 512), 1.0, table, table)
+        triton_merge.merge_pair(keys, keys, degrees, meta(1, 32, 2048, dtype=torch.int32), 1300)
+    every = [*old.items(), *((f"products {name}", kernel) for name, kernel in kernels.items())]
+    found[str(dtype)] = {n: [kernel.metadata.shared, "ld.local" in kernel.asm["ptx"]] for n, kernel in every}
+    assert "wgmma" in kernels["_match_kernel"].asm["ptx"]
 print(json.dumps(found))
 """
 
@@ -39,7 +46,9 @@ def test_compiles() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for kernels in json.loads(done.stdout).values():
-        assert {"_start_kernel", "_match_kernel", "_join_kernel", "_place_kernel", "_add_kernel"} == set(kernels)
+        old = {"_start_kernel", "_match_kernel", "_join_kernel", "_place_kernel", "_add_kernel"}
+        new = ("start", "match", "rank", "join", "follow", "count", "list", "merge")
+        assert old | {f"products _{name}_kernel" for name in new} == set(kernels)
         for name, (shared, spilled) in kernels.items():
             assert shared <= 100_000, f"{name} takes {shared} bytes of shared memory"
             assert not spilled, f"{name} spills registers"

@@ -1,0 +1,170 @@
+"""The clustering kernels on a card: against float64 on odd shapes, then what each launch takes, and what tiles matter.
+
+python scripts/check_clustering.py --out F [--tokens 32768] [--seconds 28]. Parity first; a section that fails is
+written down and the next one begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from npukv.backends import select
+from npukv.bench.timing import Timer
+from npukv.ops.clustering import cluster, merge_degrees, merge_pair, merge_plan, reference, triton_passes
+
+#: type, heads, tokens, goal, chunk, width: first what is timed below, then odd ones
+SHAPES = ((torch.bfloat16, 2, 1000, 250, 512, 128), (torch.bfloat16, 1, 4099, 1024, 512, 128))
+ODD = (
+    (torch.float16, 3, 515, 40, 512, 96), (torch.float32, 3, 61, 17, 16, 16), (torch.bfloat16, 1, 6000, 600, 2000, 64),
+)  # fmt: skip
+#: SOURCES, TARGETS, WARPS of the match kernel; the first is the one that ships.
+TILES = ((128, 64, 8), (64, 64, 4), (128, 128, 8), (128, 32, 4))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=28)
+    options = parser.parse_args()
+    until = time.perf_counter() + options.seconds
+    device = select(options.device)
+    found: dict[str, Any] = {"device": device.description()}
+    for name, section in (("parity", _parity), ("launches", _launches), ("tiles", _tiles), ("odd", _odd)):
+        if time.perf_counter() > until:
+            found[name] = "time was up"
+            continue
+        try:
+            found[name] = section(device, options, until)
+        except Exception as error:
+            traceback.print_exc()
+            found[name] = f"failed: {error!r}"
+        options.out.write_text(json.dumps(found, indent=1))
+        print(json.dumps({name: found[name]}, indent=1))
+    checked = [row for name in ("parity", "odd") if isinstance(found[name], list) for row in found[name]]
+    if not checked or not isinstance(found["parity"], list) or any(not row["ok"] for row in checked):
+        sys.exit("parity failed")
+
+
+def _inputs(
+    device: Any, heads: int, tokens: int, width: int, dtype: torch.dtype = torch.bfloat16
+) -> tuple[torch.Tensor, ...]:
+    """Keys, values [1, heads, tokens, width], degrees, and the tables of angles [tokens, width / 2]."""
+    draw = torch.Generator(device.torch_device).manual_seed(tokens)
+    keys, values = (
+        torch.empty(1, heads, tokens, width, device=device.torch_device).normal_(generator=draw).to(dtype)
+        for _ in range(2)
+    )
+    degrees = torch.randint(1, 5, (1, heads, tokens), generator=draw, device=device.torch_device).float()
+    steps = torch.arange(0, width, 2, device=device.torch_device) / width
+    angles = torch.arange(tokens, device=device.torch_device)[:, None] / 10000.0**steps
+    return keys, values, degrees, angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _likeness(keys: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int) -> float:
+    """Mean cosine between keys and the centroids they went to: what matching is for."""
+    means = reference.merge_centroids(keys.double(), degrees, places, kept)
+    own = means.gather(2, places.long()[..., None].expand_as(keys))
+    return float(torch.cosine_similarity(own, keys.double(), dim=-1).mean())
+
+
+def _parity(device: Any, options: argparse.Namespace, until: float) -> list[dict[str, Any]]:
+    return _agreement(device, SHAPES)
+
+
+def _odd(device: Any, options: argparse.Namespace, until: float) -> list[dict[str, Any]]:
+    return _agreement(device, ODD)
+
+
+def _agreement(device: Any, shapes: tuple[tuple[Any, ...], ...]) -> list[dict[str, Any]]:
+    rows = []
+    for dtype, heads, tokens, goal, chunk, width in shapes:
+        keys, values, degrees, cos, sin = _inputs(device, heads, tokens, width, dtype)
+        plan = merge_plan(tokens, goal, chunk)
+        plain = reference.turned_back(keys, cos, sin)
+        once = cluster(plain, degrees, plan[:3])
+        same = (once == reference.cluster(plain.double(), degrees, plan[:3])).float().mean().item()
+        places = cluster(keys, degrees, plan, 1.0, cos, sin)
+        again = cluster(keys, degrees, plan, 1.0, cos, sin)
+        exact = reference.cluster(plain.double(), degrees, plan)
+        counts = merge_degrees(degrees, places, goal)
+        valid = bool((counts > 0).all()) and int(places.min()) >= 0 and int(places.max()) == goal - 1
+        likeness = [_likeness(plain, degrees, x, goal) for x in (places, exact)]
+        means = merge_pair(keys, values, degrees, places, goal)
+        truth = reference.merge_pair(keys.double(), values.double(), degrees, places, goal)
+        error = max(float((a.double() - b.double()).abs().max()) for a, b in zip(means[:2], truth[:2], strict=True))
+        totals = float((means[2] - truth[2]).abs().max())
+        ok = valid and same > 0.97 and likeness[0] > likeness[1] - 0.01 and totals == 0
+        ok = ok and error < (1e-5 if dtype is torch.float32 else 2e-2)
+        rows.append({
+            "dtype": str(dtype), "shape": [heads, tokens, goal, chunk, width], "ok": ok, "valid": valid,
+            "one pass, same places": same, "all passes, same places": (places == exact).float().mean().item(),
+            "likeness, float64's": likeness, "largest error of means": error, "of totals": totals,
+            "repeatable": (places == again).float().mean().item(),
+        })  # fmt: skip
+    return rows
+
+
+def _layer(device: Any, options: argparse.Namespace) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    keys, values, degrees, cos, sin = _inputs(device, options.heads, options.tokens, 128)
+    degrees = torch.ones_like(degrees)
+    goal = options.tokens // 4
+    plan = merge_plan(options.tokens, goal, 512)
+    places = cluster(keys, degrees, plan, 1.0, cos, sin)
+    return (
+        lambda: cluster(keys, degrees, plan, 1.0, cos, sin),
+        lambda: merge_pair(keys, values, degrees, places, goal),
+    )
+
+
+def _launches(device: Any, options: argparse.Namespace, until: float) -> dict[str, Any]:
+    """Milliseconds of each kernel, in the order launched, median of 5 runs (warm caches)."""
+    from torch.profiler import ProfilerActivity, profile
+
+    match, merge = _layer(device, options)
+    times: dict[str, list[float]] = {}
+    for _ in range(2):
+        match(), merge()
+    device.synchronize()
+    for _ in range(5):
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as run:
+            match(), merge()
+            device.synchronize()
+        launched = [event for event in run.events() if str(event.device_type).endswith("CUDA")]
+        for place, event in enumerate(sorted(launched, key=lambda event: event.time_range.start)):
+            name = f"{place:02} {event.name[:40]}"
+            times.setdefault(name, []).append(event.time_range.elapsed_us() / 1e3)
+    return {name: round(statistics.median(values), 4) for name, values in times.items()}
+
+
+def _tiles(device: Any, options: argparse.Namespace, until: float) -> dict[str, Any]:
+    """Milliseconds of one layer's matching per choice of tiles, and of its merging."""
+    timer = Timer(device, samples=7)
+    match, merge = _layer(device, options)
+    found: dict[str, Any] = {"merging": 1e3 * timer(merge).median}
+    for sources, targets, warps in TILES:
+        if time.perf_counter() > until:
+            break
+        triton_passes.SOURCES, triton_passes.TARGETS, triton_passes.WARPS = sources, targets, warps
+        try:
+            found[f"matching {sources} x {targets}, {warps} warps"] = 1e3 * timer(match).median
+        except Exception as error:
+            found[f"matching {sources} x {targets}, {warps} warps"] = repr(error)
+    triton_passes.SOURCES, triton_passes.TARGETS, triton_passes.WARPS = TILES[0]
+    return found
+
+
+if __name__ == "__main__":
+    main()
