@@ -49,7 +49,7 @@ ATTRIBUTES = {
     },
 }  # fmt: skip
 
-STATEMENTS = {
+STATEMENTS: dict[str, tuple[str, ...]] = {
     "train": (
         "The {a} for {k} is {v}.", "The {a} of {k} is {v}.", "The {a} for {k} is: {v}.", "The {a} of {k} was {v}.",
         "One of the {a}s for {k} is: {v}.", "{v} is the {a} of {k}.", "{v} is the {a} for {k}.",
@@ -77,7 +77,7 @@ STATEMENTS = {
     ),
 }  # fmt: skip
 
-QUESTIONS = {
+QUESTIONS: dict[str, tuple[str, ...]] = {
     "train": (
         "What is the {a} for {k}?", "What is the {a} of {k}?", "What was the {a} of {k}?", "What {a} does {k} have?",
         "Which {a} belongs to {k}?", "Which {a} was assigned to {k}?", "Tell me the {a} for {k}.",
@@ -98,7 +98,7 @@ QUESTIONS = {
     ),
 }  # fmt: skip
 
-PREFIXES = {
+PREFIXES: dict[str, tuple[str, ...]] = {
     "train": ("The {a} for {k} is", "The {a} of {k} is", "It is", "The {a} is", "According to the text, it is"),
     "held-out": (
         "The text gives {k}'s {a} as",
@@ -109,7 +109,7 @@ PREFIXES = {
 }
 
 # Pass keys without a key: a text has only one.
-LONE_STATEMENTS = {
+LONE_STATEMENTS: dict[str, tuple[str, ...]] = {
     "train": (
         "The {a} is {v}. Remember it. {v} is the {a}.", "The {a} is {v}.", "Remember the {a}: {v}.",
         "Here is the {a}: {v}.", "Do not forget that the {a} is {v}.", "{v} is the {a}.", "The {a} was {v}.",
@@ -127,7 +127,7 @@ LONE_STATEMENTS = {
     ),
 }  # fmt: skip
 
-LONE_QUESTIONS = {
+LONE_QUESTIONS: dict[str, tuple[str, ...]] = {
     "train": (
         "What is the {a}?", "What was the {a}?", "Tell me the {a}.", "What is the {a} mentioned in the text?",
         "Do you know the {a}?", "Which {a} is given?", "What does the text say the {a} is?", "Give the {a}.",
@@ -142,7 +142,7 @@ LONE_QUESTIONS = {
     ),
 }  # fmt: skip
 
-LONE_PREFIXES = {
+LONE_PREFIXES: dict[str, tuple[str, ...]] = {
     "train": ("The {a} is", "It is", "According to the text, the {a} is"),
     "held-out": (
         "The text gives the {a} as",
@@ -166,7 +166,7 @@ VERBS = {
     ),
 }  # fmt: skip
 
-PLACE_STATEMENTS = {
+PLACE_STATEMENTS: dict[str, tuple[str, ...]] = {
     "train": (
         "{K} {third} the {t} in the {p}.", "{K} {past} the {t} in the {p}.", "In the {p}, {K} {third} the {t}.",
         "The {t} was {participle} in the {p} by {K}.", "It is in the {p} that {K} {third} the {t}.",
@@ -188,7 +188,7 @@ PLACE_STATEMENTS = {
     ),
 }  # fmt: skip
 
-PLACE_QUESTIONS = {
+PLACE_QUESTIONS: dict[str, tuple[str, ...]] = {
     "train": (
         "Where does {K} {base} the {t}?", "Where did {K} {base} the {t}?", "Where is the {t} of {K}?",
         "Where has {K} {participle} the {t}?", "Tell me where {K} {third} the {t}.", "In what place is {K}'s {t}?",
@@ -206,7 +206,7 @@ PLACE_QUESTIONS = {
     ),
 }  # fmt: skip
 
-PLACE_PREFIXES = {
+PLACE_PREFIXES: dict[str, tuple[str, ...]] = {
     "train": ("{K} {third} the {t} in the", "{K} {past} the {t} in the", "In the", "It is in the", "The {t} is in the"),
     "held-out": (
         "The {t} was {participle} by {K} in the",

@@ -19,6 +19,7 @@ import torch
 
 from npukv.errors import ModelError
 from npukv.language_model import LanguageModel
+from npukv.ops.hashing import hamming_scores
 from npukv.parallel.ranks import ALONE, Ranks
 from npukv.parallel.share import shares
 from npukv.parallel.tokens import explained
@@ -37,8 +38,8 @@ WINDOW = 512
 PART = 512
 #: Windows, evenly spaced, whose mean key stands for the text's.
 SAMPLE = 256
-#: Signs unpacked at once in a search.
-CHUNK = 1 << 27
+#: Tokens times KV heads compared at once in a search.
+CHUNK = 1 << 24
 
 Progress = Callable[[str, int, int], None]
 
@@ -290,16 +291,15 @@ def search(
     """
     asked = np.array([prompt.after])
     keys = early_keys(lm, asked, sketch.layer, prompt.head)[0, : len(prompt.question)]
-    bits = unpack(sketch.encode(keys), lm.model.dtype).transpose(0, 1)  # [Hkv, Q, BITS]
+    question = sketch.encode(keys).contiguous().view(torch.int32)  # [Q, Hkv, words]
     share = shares(np.ones(len(segments)), ranks.size)[ranks.rank]
     length = segments[0].end - segments[0].start
     distances = []
-    most = CHUNK // (sketch.shape[0] * BITS)
-    for first, last, stride in _runs(segments, share, length, most):
+    for first, last, stride in _runs(segments, share, length, CHUNK // sketch.shape[0]):
         start = _start(segments, first)
         codes = sketch.codes(start, _start(segments, last - 1) + length)
-        distances.append(_distances(codes, bits, last - first, length, stride))
-    found = torch.cat(distances).double().cpu().numpy() if distances else np.empty(0)
+        distances.append(_distances(codes, question, last - first, length, stride))
+    found = torch.cat(distances).cpu().numpy() if distances else np.empty(0)
     gathered = ranks.gather(found.tobytes(), "gather the sketch's distances")
     return np.concatenate([np.frombuffer(data, np.float64) for data in gathered])
 
@@ -320,16 +320,16 @@ def _runs(segments: Sequence[Segment], share: range, length: int, most: int) -> 
         first = last
 
 
-def unpack(codes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """uint8 [..., BITS / 8] -> [..., BITS] of -1 and 1; products of them are exact in 16-bit types, too."""
-    bytes_ = torch.arange(256, device=codes.device)
-    table = ((bytes_[:, None] >> torch.arange(8, device=codes.device)) & 1).to(dtype) * 2 - 1
-    return table[codes.int()].flatten(-2)
+def _distances(codes: torch.Tensor, question: torch.Tensor, count: int, length: int, stride: int) -> torch.Tensor:
+    """float64 [count] of segments that begin every `stride` tokens of codes uint8 [n, Hkv, BITS / 8].
 
-
-def _distances(codes: torch.Tensor, bits: torch.Tensor, count: int, length: int, stride: int) -> torch.Tensor:
-    """float32 [count] of segments that begin every `stride` tokens of codes uint8 [n, Hkv, BITS / 8]."""
-    near = unpack(codes, bits.dtype).transpose(0, 1) @ bits.transpose(1, 2)  # [Hkv, n, Q], BITS - 2 x distance
-    heads, _, asked = near.shape
-    windows = near.as_strided((heads, count, length, asked), (near.stride(0), stride * asked, asked, 1))
-    return (BITS - windows.amax(2).float().mean((0, 2))) / 2
+    Args:
+        question: codes of its tokens, int32 [Q, Hkv, BITS / 32].
+    """
+    words = codes.view(torch.int32).transpose(0, 1).contiguous()[None]  # [1, Hkv, n, words]
+    heads, tokens = words.shape[1:3]
+    total = torch.zeros(count, dtype=torch.int64, device=codes.device)
+    for token in question:
+        apart = hamming_scores(token[None, :, None].contiguous(), words)[0]  # [Hkv, n]
+        total += apart.as_strided((heads, count, length), (tokens, stride, 1)).amin(2).sum(0)
+    return total.double() / (len(question) * heads)
