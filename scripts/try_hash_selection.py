@@ -1,6 +1,6 @@
 """Try the ways of selecting by hash codes on a card: exactness first, then microseconds of each setting and shape.
 
-    PYTHONPATH=$PWD python scripts/try_hash_selection.py --out FILE --seconds 110
+    PYTHONPATH=$PWD python scripts/try_hash_selection.py --out FILE --seconds 60
 
 Kernels are compiled by several processes at once, then timed by one, captured, over several layers' caches in turn.
 """
@@ -24,10 +24,10 @@ import torch
 
 from npukv.backends import select as select_device
 from npukv.bench import hashing as bench
-from npukv.bench.hashing import RECENT, SINK, Layers, Shape
-from npukv.ops.attention import indexed_attention
+from npukv.bench.hashing import Layers, Shape
+from npukv.bench.hashing_parity import RECENT, SINK, attended
 from npukv.ops.attention import reference as attention
-from npukv.ops.hashing import reference, triton_lists, triton_select
+from npukv.ops.hashing import reference, triton_attend
 from npukv.ops.hashing import triton as scoring
 
 SHAPES = (
@@ -36,84 +36,70 @@ SHAPES = (
     Shape(1, 32, 8, 524288, aim=10),
     Shape(8, 32, 32, 32768, aim=8),
 )
-SCORES = {
+SIFTS = {
     "default": {},
-    "no carry": {"CARRY": False},
-    "2 stages": {"SCORE": {"BLOCK": 1024, "num_warps": 4, "STAGES": 2}},
-    "3 stages": {"SCORE": {"BLOCK": 1024, "num_warps": 4, "STAGES": 3}},
-    "2048, 8 warps": {"SCORE": {"BLOCK": 2048, "num_warps": 8, "STAGES": 1}},
-    "512, 4 warps": {"SCORE": {"BLOCK": 512, "num_warps": 4, "STAGES": 1}},
-    "512, 2 warps, 3 stages": {"SCORE": {"BLOCK": 512, "num_warps": 2, "STAGES": 3}},
-    "2048 programs": {"PROGRAMS": 2048, "MOST_SPLITS": 128},
-    "1024 programs, 128 splits": {"MOST_SPLITS": 128},
+    "1 stage": {"SIFT": {"STAGES": 1}},
+    "3 stages": {"SIFT": {"STAGES": 3}},
+    "512 programs": {"SIFT": {"PROGRAMS": 512}},
+    "512 programs, 3 stages": {"SIFT": {"PROGRAMS": 512, "STAGES": 3}},
+    "sample of 512": {"SIFT": {"SAMPLE": 512}},
+    "block 512, 3 stages": {"SIFT": {"BLOCK": 512, "STAGES": 3}},
 }
-LISTS = {
-    "default": {},
-    "16 each": {"LIST_EACH": 16},
-    "8 each": {"LIST_EACH": 8},
-    "tile 2048": {"LIST_TILE": 2048},
-    "tile 2048, 16 each": {"LIST_TILE": 2048, "LIST_EACH": 16},
-    "2048 programs": {"PROGRAMS": 2048, "MOST_SPLITS": 128},
+WHOLES = SIFTS | {
+    "attend: 264 programs": {"ATTEND": {"PROGRAMS": 264}},
+    "attend: 1056 programs": {"ATTEND": {"PROGRAMS": 1056}},
+    "attend: tile 256": {"ATTEND": {"TILE": 256}},
+    "attend: 2 warps": {"ATTEND": {"num_warps": 2}},
+    "attend: 264, block 64, 2 stages": {"ATTEND": {"PROGRAMS": 264, "BLOCK": 64, "STAGES": 2}},
+    "attend: 2 stages": {"ATTEND": {"STAGES": 2}},
+    "early": {"PDL": True},
+    "early, 3 stages": {"PDL": True, "SIFT": {"STAGES": 3}},
+    "early, 512 programs, 3 stages": {"PDL": True, "SIFT": {"PROGRAMS": 512, "STAGES": 3}},
+    "early, attend: 264 programs": {"PDL": True, "ATTEND": {"PROGRAMS": 264}},
 }
-ATTENDS = {
-    "default": {},
-    "4 stages": {"ATTEND": {"TILE": 256, "BLOCK": 32, "num_warps": 4, "num_stages": 4}},
-    "tile 128": {"ATTEND": {"TILE": 128, "BLOCK": 32, "num_warps": 4, "num_stages": 3}},
-    "2 warps": {"ATTEND": {"TILE": 256, "BLOCK": 32, "num_warps": 2, "num_stages": 3}},
-    "block 64, 2 stages": {"ATTEND": {"TILE": 256, "BLOCK": 64, "num_warps": 4, "num_stages": 2}},
-    "528 programs": {"ATTEND_PROGRAMS": 528},
-    "2112 programs": {"ATTEND_PROGRAMS": 2112},
-}
+ODD: tuple[dict[str, Any], ...] = ({}, {"MARGIN": -8.0}, {"WINDOW": 4}, {"PDL": True})
 
 
 @contextlib.contextmanager
 def setting(options: dict[str, Any]) -> Iterator[None]:
-    places = {name: scoring if name in ("SCORE", "CARRY") else triton_lists for name in options}
-    kept = {name: getattr(place, name) for name, place in places.items()}
+    kept = {name: getattr(place(name), name) for name in options}
     try:
-        for name, place in places.items():
-            setattr(place, name, options[name])
+        for name, value in options.items():
+            setattr(place(name), name, kept[name] | value if isinstance(value, dict) else value)
         yield
     finally:
-        for name, place in places.items():
-            setattr(place, name, kept[name])
+        for name, value in kept.items():
+            setattr(place(name), name, value)
 
 
-def score(layers: Layers, layer: int) -> torch.Tensor:
-    codes = layers.codes[layer]
-    rows, capacity = codes.shape[0] * codes.shape[1], codes.shape[2]
-    chunk, splits = triton_lists.plan(rows, capacity, scoring.SCORE["BLOCK"])
-    counts = codes.new_empty(rows, splits, triton_lists.COARSE)
-    scores = codes.new_empty(rows, splits * chunk, dtype=torch.int16)
-    shift = triton_select.shift_of(layers.shape.heads // layers.shape.kv_heads * layers.shape.bits)
-    rest = splits * chunk, SINK, RECENT, chunk, splits, shift
-    scoring.launch_scores(layers.asked[layer], codes, layers.length, None, scores, counts, *rest)
-    return scores
+def place(name: str) -> Any:
+    return scoring if name == "PDL" else triton_attend
 
 
-def listed(layers: Layers, layer: int) -> Any:
-    return triton_lists._listed(
-        layers.asked[layer], layers.codes[layer], layers.length, layers.shape.budget, SINK, RECENT, None
-    )
+class Sifted(Exception):
+    """Raised in place of the launch that would attend."""
 
 
-def picked(layers: Layers, layer: int, asked: torch.Tensor | None = None) -> torch.Tensor:
-    asked = layers.asked[layer] if asked is None else asked
-    return triton_lists.hamming_select(asked, layers.codes[layer], layers.length, layers.shape.budget, SINK, RECENT)
+class NoLaunch:
+    def __getitem__(self, grid: Any) -> Any:
+        raise Sifted
+
+
+def sift(layers: Layers, layer: int) -> None:
+    """The first launch alone."""
+    kept, triton_attend._attend_kernel = triton_attend._attend_kernel, NoLaunch()
+    try:
+        fused(layers, layer)
+    except Sifted:
+        pass
+    finally:
+        triton_attend._attend_kernel = kept
 
 
 def fused(layers: Layers, layer: int, asked: torch.Tensor | None = None) -> torch.Tensor:
     asked = layers.asked[layer] if asked is None else asked
     held = layers.codes[layer], layers.keys[layer], layers.values[layer], layers.length
-    return triton_lists.hashed_attention(layers.queries[layer], asked, *held, layers.shape.budget, SINK, RECENT)[0]
-
-
-def whole_now(layers: Layers, layer: int) -> torch.Tensor:
-    return layers.step(layer)
-
-
-def whole_picked(layers: Layers, layer: int) -> torch.Tensor:
-    return layers.attend(layer, picked(layers, layer, layers.encode(layer)))
+    return triton_attend.hashed_attention(layers.queries[layer], asked, *held, layers.shape.budget, SINK, RECENT)[0]
 
 
 def whole_fused(layers: Layers, layer: int) -> torch.Tensor:
@@ -129,11 +115,11 @@ def count_of(shape: Shape) -> int:
 def warm(which: int, part: int, parts: int) -> None:
     """Compile by launching once; in a process of its own."""
     if which == len(SHAPES):
-        print(odd())
+        wrong = odd(ODD[part::parts])["wrong"]
+        print(f"wrong: {wrong}" if wrong else "", end="")
         return
     layers = Layers(SHAPES[which], 1, torch.bfloat16, torch.device("cuda"))
-    calls = [(score, one) for one in SCORES.values()] + [(listed, one) for one in LISTS.values()]
-    calls += [(whole_fused, one) for one in ATTENDS.values()] + [(whole_picked, {}), (whole_now, {})]
+    calls = [(whole_fused, one) for one in WHOLES.values()]
     for call, options in calls[part::parts]:
         try:
             with setting(options):
@@ -143,7 +129,7 @@ def warm(which: int, part: int, parts: int) -> None:
             print(which, call.__name__, options, type(error).__name__, str(error)[:300], flush=True)
 
 
-def odd() -> dict[str, Any]:
+def odd(choices: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     """Odd lengths, padding, ties, budgets: which cases differ from the reference."""
     found: dict[str, Any] = {"compared": 0, "wrong": []}
     generator = torch.Generator("cuda").manual_seed(0)
@@ -168,12 +154,16 @@ def odd() -> dict[str, Any]:
                 asked_for = (length, budget, SINK, RECENT, start)
                 chosen = reference.hamming_select(asked, keys, *asked_for)
                 expected = attention.indexed_attention(query.double(), key.double(), value.double(), chosen)[0]
-                got = triton_lists.hamming_select(asked, keys, *asked_for)
-                attended = triton_lists.hashed_attention(query, asked, keys, key, value, *asked_for)[0]
-                error = float((attended - expected).abs().max())
-                found["compared"] += 1
-                if not torch.equal(got, chosen) or not error <= 2e-2 * max(1.0, float(expected.abs().max())):
-                    found["wrong"].append([group, lengths, budget, bool(torch.equal(got, chosen)), error])
+                for options in choices:
+                    with setting(options):
+                        out = triton_attend.hashed_attention(query, asked, keys, key, value, *asked_for)[0]
+                        error = float((out - expected).abs().max())
+                        exact = attended(
+                            asked, keys, length, chosen, (budget, SINK, RECENT), 128, torch.bfloat16, start
+                        )
+                    found["compared"] += 1
+                    if not exact or not error <= 2e-2 * max(1.0, float(expected.abs().max())):
+                        found["wrong"].append([group, lengths, budget, options, exact, error])
     return found
 
 
@@ -182,62 +172,54 @@ def shape_entry(shape: Shape, device: Any, copied: float) -> dict[str, Any]:
     layers = Layers(shape, count, torch.bfloat16, device.torch_device)
     entry: dict[str, Any] = {"name": shape.name, "layers": count, "aim": shape.aim}
     layers.encode(0)  # a later one writes the same again
-    expected = reference.hamming_select(layers.asked[0], layers.codes[0], layers.length, shape.budget, SINK, RECENT)
-    exact = indexed_attention(layers.queries[0], layers.keys[0], layers.values[0], expected)[0].float()
+    bounds = shape.budget, SINK, RECENT
+    expected = reference.hamming_select(layers.asked[0], layers.codes[0], layers.length, *bounds)
+    exact = attention.indexed_attention(layers.queries[0], layers.keys[0], layers.values[0], expected)[0].float()
 
     def right(options: dict[str, Any]) -> bool:
         with setting(options):
-            if not torch.equal(picked(layers, 0), expected):
+            if float((fused(layers, 0).float() - exact).abs().max()) > 1e-2 * max(1.0, float(exact.abs().max())):
                 return False
-            return float((fused(layers, 0).float() - exact).abs().max()) <= 1e-2 * max(1.0, float(exact.abs().max()))
+            return attended(
+                layers.asked[0], layers.codes[0], layers.length, expected, bounds, shape.width, torch.bfloat16
+            )
 
     def time_of(call: Callable[..., Any], options: dict[str, Any]) -> float:
         with setting(options):
             return 1e6 * bench.timed(lambda layer: call(layers, layer), count, device, 1, None)["seconds"]
 
-    def sweep(name: str, call: Callable[..., Any], choices: dict[str, dict[str, Any]], base: dict[str, Any]) -> Any:
-        """Times of every choice on top of `base`; returns the fastest that is exact."""
+    def sweep(name: str, call: Callable[..., Any], choices: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Times of every choice that is exact; returns the fastest."""
         entry[name] = {}
         for label, options in choices.items():
             try:
-                entry[name][label] = time_of(call, base | options)
+                entry[name][label] = time_of(call, options) if right(options) else "not exact"
             except Exception as error:
                 entry[name][label] = f"{type(error).__name__}: {str(error)[:200]}"
-        timed = sorted((t, label) for label, t in entry[name].items() if isinstance(t, float))
-        for _, label in timed:
-            if right(base | choices[label]):
-                entry[name]["best"] = label
-                return base | choices[label]
-            entry.setdefault("not exact", []).append([name, label])
-        return base
+        best = min((t, label) for label, t in entry[name].items() if isinstance(t, float))[1]
+        entry[name]["best"] = best
+        return choices[best]
 
     entry["exact by default"] = right({})
-    scored = sweep("score", score, SCORES, {})
-    # few programs may suit scoring and many listing: judged by both together
-    tops = {"scoring's best": scored} | {f"{label}": one for label, one in LISTS.items()}
-    base = sweep("score and list", listed, tops, {key: scored[key] for key in scored if key in ("SCORE", "CARRY")})
-    fused_best = sweep("whole, fused", whole_fused, ATTENDS, base)
-    entry["whole, picked"] = time_of(whole_picked, base)
-    entry["whole, now"] = time_of(whole_now, {})
-    entry["encode"] = 1e6 * bench.timed(layers.encode, count, device, 1, None)["seconds"]
-    entry["whole, best"] = time_of(whole_fused, fused_best)
-    entry["settings"] = fused_best
+    sweep("sift", sift, SIFTS)
+    best = sweep("whole", whole_fused, WHOLES)
+    entry["settings"] = best
+    entry["encode"] = time_of(lambda layers, layer: layers.encode(layer), {})
+    entry["whole, best"] = time_of(whole_fused, best)
     entry["dense"] = 1e6 * bench.dense(layers, count, device, 1, None)["seconds"]
-    best = min(entry["whole, best"], entry["whole, picked"], entry["whole, now"])
-    entry["speed-up"] = entry["dense"] / best
-    entry["kernels"] = kernels(lambda: whole_fused(layers, 0), fused_best)
-    entry["kernels, picked"] = kernels(lambda: whole_picked(layers, 0), base)
+    entry["speed-up"] = entry["dense"] / entry["whole, best"]
+    entry["kernels"] = kernels(layers, count, {})
     return entry
 
 
-def kernels(work: Callable[[], Any], options: dict[str, Any]) -> dict[str, float]:
-    """Microseconds of each launch, by torch's profiler."""
+def kernels(layers: Layers, count: int, options: dict[str, Any]) -> dict[str, float]:
+    """Microseconds of each launch, by torch's profiler, over all layers' caches in turn."""
     with setting(options):
-        work()
+        whole_fused(layers, 0)
         torch.cuda.synchronize()
         with torch.profiler.profile() as profile:
-            for _ in range(10):
-                work()
+            for i in range(max(10, count)):
+                whole_fused(layers, i % count)
             torch.cuda.synchronize()
     averages = profile.key_averages()
     return {e.key[:40]: round(e.device_time, 2) for e in averages if e.device_time > 0 and "::" not in e.key}
@@ -246,7 +228,7 @@ def kernels(work: Callable[[], Any], options: dict[str, Any]) -> dict[str, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=110)
+    parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--warm", help="for the processes this starts")
     options = parser.parse_args()
     if options.warm:
@@ -256,7 +238,9 @@ def main() -> None:
         return
     started = time.perf_counter()
     os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
-    jobs = [f"{which},{part},3" for which in range(len(SHAPES)) for part in range(3)] + [f"{len(SHAPES)},0,1"]
+    jobs = [f"{which},{part},3" for which in range(len(SHAPES)) for part in range(3)] + [
+        f"{len(SHAPES)},{part},{len(ODD)}" for part in range(len(ODD))
+    ]
     program = [sys.executable, "-W", "ignore", __file__, "--out", str(options.out), "--warm"]
     running = [
         subprocess.Popen([*program, job], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for job in jobs
@@ -281,7 +265,7 @@ def main() -> None:
 
     with torch.no_grad():
         try:
-            found["odd"] = odd()
+            found["odd"] = odd(ODD)
             print("odd cases:", found["odd"], flush=True)
         except Exception:
             found["odd"] = traceback.format_exc()
@@ -303,13 +287,12 @@ def main() -> None:
                 write()
             entry = found["entries"][-1]
             print(f"\n{entry['name']}: exact {entry['exact by default']}, dense {entry['dense']:.1f} us", flush=True)
-            for name in ("score", "score and list", "whole, fused"):
+            for name in ("sift", "whole"):
                 times = {k: round(v, 1) if isinstance(v, float) else v for k, v in entry[name].items()}
                 print(f"  {name}: {times}", flush=True)
-            parts = ("encode", "whole, now", "whole, picked", "whole, best", "speed-up", "aim")
+            parts = ("encode", "whole, best", "speed-up", "aim")
             print("  " + ", ".join(f"{part} {entry[part]:.2f}" for part in parts), flush=True)
-            print(f"  {entry['settings']} not exact: {entry.get('not exact')}", flush=True)
-            print(f"  {entry['kernels']}\n  {entry['kernels, picked']}", flush=True)
+            print(f"  {entry['kernels']}", flush=True)
     found["seconds"] = time.perf_counter() - started
     write()
     print(f"{found['seconds']:.0f} s")

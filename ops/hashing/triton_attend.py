@@ -31,8 +31,6 @@ WINDOW = 64
 ATTEND = {"PROGRAMS": 528, "TILE": 128, "BLOCK": 32, "num_warps": 4, "STAGES": 3}
 #: Threads across which one step's tokens lie.
 LANES = tl.constexpr(128)
-#: Whether a launch may begin while the one before it ends.
-PDL = False
 
 
 @triton.jit
@@ -71,18 +69,19 @@ def _votes(query_ptr, row, GROUP: tl.constexpr, WORDS: tl.constexpr):
 
 @triton.jit
 def _sampled(
-    codes_row, zeros, ones, one, first, free, need,
+    codes_row, zeros, ones, one, first, free, need, capacity,
     WORDS: tl.constexpr, PLANES: tl.constexpr, CARRY: tl.constexpr, BITS: tl.constexpr, SAMPLE: tl.constexpr,
     MARGIN: tl.constexpr,
 ):  # fmt: skip
-    """The cutoff, from tokens drawn one each from SAMPLE equal parts of the row."""
+    """The cutoff, from tokens drawn one each from SAMPLE equal parts of the row's free ones."""
     i = tl.arange(0, SAMPLE)
     wide = free // SAMPLE
     drawn = ((i.to(tl.uint32) * 2654435769) >> 16).to(tl.int32) & 0x7FFF
     place = first + i * wide + i * (free - wide * SAMPLE) // SAMPLE + (drawn * wide >> 15)
+    place = tl.minimum(place, capacity - 1)  # where there is nothing to draw
     codes = tl.load(codes_row + place[:, None] * WORDS + tl.arange(0, WORDS)[None, :]).to(tl.uint32, bitcast=True)
     score = scoring._distances(codes, zeros, ones, one, PLANES, SAMPLE, CARRY)
-    expected = need.to(tl.float32) * (SAMPLE / free)
+    expected = tl.maximum(need, 0).to(tl.float32) * SAMPLE / tl.maximum(free, 1).to(tl.float32)
     rank = tl.minimum((expected + MARGIN * tl.sqrt(expected)).to(tl.int32) + 10, SAMPLE)
     cutoff = 0
     for b in tl.static_range(BITS):
@@ -134,13 +133,11 @@ def _sift_kernel(
     zeros, ones = _votes(query_ptr, row, GROUP, WORDS)
     one = tl.minimum(capacity, 1)
     codes_row = codes_ptr + row * capacity * WORDS
-    cutoff = -1
-    if (need > 0) & (need < free):
-        cutoff = _sampled(
-            codes_row, zeros, ones, one, lowest, free, need, WORDS, PLANES, CARRY, BITS, SAMPLE, MARGIN
-        )  # fmt: skip
-    elif need > 0:
-        cutoff = GROUP * WORDS * 32
+    cutoff = _sampled(
+        codes_row, zeros, ones, one, lowest, free, need, capacity, WORDS, PLANES, CARRY, BITS, SAMPLE, MARGIN
+    )  # fmt: skip
+    cutoff = tl.where(need < free, cutoff, GROUP * WORDS * 32)
+    cutoff = tl.where(need > 0, cutoff, -1)
     chunk = _stretch(free, SPLITS, BLOCK)
     first = lowest + split * chunk
     last = tl.minimum(first + chunk, lowest + free)
@@ -173,9 +170,10 @@ def _sift_kernel(
 
 @triton.jit
 def _row_scores(
-    codes_row, position, last, zeros, ones, one,
-    WORDS: tl.constexpr, PLANES: tl.constexpr, CARRY: tl.constexpr, BLOCK: tl.constexpr,
+    query_ptr, codes_row, position, last, row, one,
+    GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, CARRY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    zeros, ones = _votes(query_ptr, row, GROUP, WORDS)
     safe = tl.minimum(position, last - 1)
     codes = tl.load(codes_row + safe[:, None] * WORDS + tl.arange(0, WORDS)[None, :]).to(tl.uint32, bitcast=True)
     return scoring._distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
@@ -183,8 +181,9 @@ def _row_scores(
 
 @triton.jit
 def _rescored(
-    codes_row, zeros, ones, one, first, last, need,
-    WORDS: tl.constexpr, PLANES: tl.constexpr, CARRY: tl.constexpr, BITS: tl.constexpr, TILE: tl.constexpr,
+    query_ptr, codes_row, row, one, first, last, need,
+    GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, CARRY: tl.constexpr, BITS: tl.constexpr,
+    TILE: tl.constexpr,
 ):  # fmt: skip
     """The threshold, and the first position at which a score equal to it is taken, from all of a row's codes."""
     lane = tl.arange(0, TILE)
@@ -194,20 +193,20 @@ def _rescored(
         above = threshold + ((1 << (BITS - 1)) >> b)
         lower = 0
         for at in range(first, last, TILE):
-            score = _row_scores(codes_row, at + lane, last, zeros, ones, one, WORDS, PLANES, CARRY, TILE)
+            score = _row_scores(query_ptr, codes_row, at + lane, last, row, one, GROUP, WORDS, PLANES, CARRY, TILE)
             lower += tl.sum(((at + lane < last) & (score < above)).to(tl.int32), 0)
         if lower < need:
             threshold = above
             below = lower
     equal = 0
     for at in range(first, last, TILE):
-        score = _row_scores(codes_row, at + lane, last, zeros, ones, one, WORDS, PLANES, CARRY, TILE)
+        score = _row_scores(query_ptr, codes_row, at + lane, last, row, one, GROUP, WORDS, PLANES, CARRY, TILE)
         equal += tl.sum(((at + lane < last) & (score == threshold)).to(tl.int32), 0)
     skipped = equal - (need - below)
     since = first
     equal = 0
     for at in range(first, last, TILE):
-        score = _row_scores(codes_row, at + lane, last, zeros, ones, one, WORDS, PLANES, CARRY, TILE)
+        score = _row_scores(query_ptr, codes_row, at + lane, last, row, one, GROUP, WORDS, PLANES, CARRY, TILE)
         same = (at + lane < last) & (score == threshold)
         running = equal + tl.cumsum(same.to(tl.int32), 0)
         since += tl.sum(tl.where(same & (running == skipped + 1), at + lane - first, 0), 0)
@@ -221,8 +220,8 @@ def _attend_kernel(
     query, key, value, outs, lses, scale, query_b, query_h, key_b, key_h, key_c, value_b, value_h, value_c,
     capacity, kv_heads, budget, sink, recent, room, rows_all,
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, CARRY: tl.constexpr,
-    SPLITS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr, PDL: tl.constexpr,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, PADDED: tl.constexpr,
+    SPLITS: tl.constexpr, LEVELS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr,
+    PDL: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, PADDED: tl.constexpr,
     TILE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A share of a row's listed tokens, and attention to the chosen ones: outs [parts, B, Hq, 1, D], lses without D.
@@ -275,14 +274,13 @@ def _attend_kernel(
             since += tl.sum(tl.where(same & (running == skipped + 1), item & 0xFFFF, 0), 0)
             passed += tl.sum(same.to(tl.int32), 0)
     codes_row = codes_ptr + row * capacity * WORDS
-    zeros, ones = _votes(query_codes_ptr, row, GROUP, WORDS)
     one = tl.minimum(capacity, 1)
     if misled:
         threshold, since = _rescored(
-            codes_row, zeros, ones, one, lowest, lowest + free, need, WORDS, PLANES, CARRY, BITS, TILE
+            query_codes_ptr, codes_row, row, one, lowest, lowest + free, need, GROUP, WORDS, PLANES, CARRY, BITS, TILE
         )
 
-    until = tl.cumsum(listed, 0)
+    since_items = tl.cumsum(listed, 0) - listed
     chosen = chosen_ptr + (row * tl.num_programs(0) + part) * tl.cdiv(SPLITS * room, tl.num_programs(0))
     found = 0
     for offset in range(first, last, TILE):
@@ -291,11 +289,15 @@ def _attend_kernel(
         free_one = at - forced  # the sink tokens, then the recent ones, then those of the lists
         if misled:
             position = lowest + tl.maximum(free_one, 0)
-            score = _row_scores(codes_row, position, lowest + free, zeros, ones, one, WORDS, PLANES, CARRY, TILE)
+            score = _row_scores(
+                query_codes_ptr, codes_row, position, lowest + free, row, one, GROUP, WORDS, PLANES, CARRY, TILE
+            )
         else:
-            behind = until[None, :] <= free_one[:, None]
-            of = tl.minimum(tl.sum(behind.to(tl.int32), 1), SPLITS - 1)
-            place = free_one - tl.sum(tl.where(behind, listed[None, :], 0), 1)
+            of = tl.zeros([TILE], tl.int32)  # the stretch: the last one that begins at or before the item
+            for b in tl.static_range(LEVELS):
+                middle = of + (SPLITS >> (b + 1))
+                of = tl.where(tl.gather(since_items, middle, 0) <= free_one, middle, of)
+            place = free_one - tl.gather(since_items, of, 0)
             mine = inside & (free_one >= 0)
             item = tl.load(list_row + tl.where(mine, of * room + place, 0), mask=mine, other=0)
             position = lowest + of * chunk + (item & 0xFFFF)
@@ -386,8 +388,8 @@ def hashed_attention(
     bounds = (capacity, kv_heads, budget, sink, recent, room)
     sizes = {"GROUP": group, "WORDS": words, "PLANES": group.bit_length(), "CARRY": scoring.CARRY and words == 4}
     sizes |= {"BITS": (group * words * 32).bit_length(), "SPLITS": splits, "WITH_START": start is not None}
-    sizes |= {"WINDOW": WINDOW, "PDL": PDL}
-    early = {"launch_pdl": True} if PDL else {}
+    sizes |= {"WINDOW": WINDOW, "PDL": scoring.PDL}
+    early = {"launch_pdl": True} if scoring.PDL else {}
     _sift_kernel[(rows, splits)](
         query_codes, key_codes, length, start, listed, fine, cutoff, *bounds, **sizes, MARGIN=MARGIN,
         BLOCK=SIFT["BLOCK"], STAGES=SIFT["STAGES"], SAMPLE=SIFT["SAMPLE"], num_warps=4, **early,
@@ -404,7 +406,8 @@ def hashed_attention(
     _attend_kernel[(parts, rows)](
         query_codes, key_codes, listed, fine, cutoff, chosen, length, start, query, key, value, outs, lses, scale,
         *query.stride()[:2], *key.stride()[:3], *value.stride()[:3], *bounds, batch * heads, **sizes,
-        STEP=SIFT["BLOCK"], WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width),
+        LEVELS=splits.bit_length() - 1, STEP=SIFT["BLOCK"],
+        WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width),
         TILE=ATTEND["TILE"], BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], num_warps=ATTEND["num_warps"], **early,
     )  # fmt: skip
-    return attending._merge(outs, lses, query.dtype)
+    return attending._merge(outs, lses, query.dtype, scoring.PDL)
