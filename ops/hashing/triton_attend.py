@@ -232,6 +232,17 @@ def _attend_kernel(
     part = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     batch, head = row // kv_heads, row % kv_heads
+    vector = tl.arange(0, ROWS)
+    column = tl.arange(0, PADDED)
+    real, in_width = vector < GROUP, column < WIDTH
+    safe_column = column
+    if WIDTH != PADDED:
+        safe_column = tl.minimum(column, WIDTH - 1)
+    query_head = head * GROUP + tl.minimum(vector, GROUP - 1)
+    q = tl.load(
+        query + batch * query_b + query_head[:, None] * query_h + safe_column[None, :],
+        mask=real[:, None] & in_width[None, :], other=0.0,
+    )  # fmt: skip
     fine, stretch = tl.arange(0, WINDOW), tl.arange(0, SPLITS)
     counts = tl.load(fine_ptr + (row * SPLITS + stretch[:, None]) * WINDOW + fine[None, :])
     cutoff = tl.load(cutoff_ptr + row)
@@ -242,10 +253,10 @@ def _attend_kernel(
     chunk = _stretch(free, SPLITS, STEP)
     list_row = list_ptr + row * SPLITS * room
 
-    column = tl.sum(counts, 0)  # from the cutoff down
+    binned = tl.sum(counts, 0)  # from the cutoff down
     listed = tl.sum(counts, 1)
     items = tl.sum(listed, 0)
-    lower = items - tl.cumsum(column, 0)  # below each of the scores
+    lower = items - tl.cumsum(binned, 0)  # below each of the scores
     under = tl.sum((lower >= need).to(tl.int32), 0)  # the threshold lies that far below the cutoff
     threshold = cutoff - under
     quota = need - tl.sum(tl.where(fine == under, lower, 0), 0)  # of those at the threshold, the last ones
@@ -311,17 +322,6 @@ def _attend_kernel(
         found += tl.sum(taken.to(tl.int32), 0)
     tl.debug_barrier()  # the positions are read by other threads than wrote them
 
-    vector = tl.arange(0, ROWS)
-    column = tl.arange(0, PADDED)
-    real, in_width = vector < GROUP, column < WIDTH
-    safe_column = column
-    if WIDTH != PADDED:
-        safe_column = tl.minimum(column, WIDTH - 1)
-    query_head = head * GROUP + tl.minimum(vector, GROUP - 1)
-    q = tl.load(
-        query + batch * query_b + query_head[:, None] * query_h + safe_column[None, :],
-        mask=real[:, None] & in_width[None, :], other=0.0,
-    )  # fmt: skip
     most = tl.full([ROWS], float("-inf"), tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
     mean = tl.zeros([ROWS, PADDED], tl.float32)
