@@ -106,6 +106,11 @@ def whole_fused(layers: Layers, layer: int) -> torch.Tensor:
     return fused(layers, layer, layers.encode(layer))
 
 
+def whole_lists(layers: Layers, layer: int) -> torch.Tensor:
+    """As the operator does it now."""
+    return layers.step(layer)
+
+
 def count_of(shape: Shape) -> int:
     held = 2 * shape.batch * shape.kv_heads * shape.tokens * shape.width * 2
     coded = shape.batch * shape.kv_heads * shape.tokens * shape.bits // 8
@@ -120,6 +125,7 @@ def warm(which: int, part: int, parts: int) -> None:
         return
     layers = Layers(SHAPES[which], 1, torch.bfloat16, torch.device("cuda"))
     calls = [(whole_fused, one) for one in WHOLES.values()]
+    calls += [(whole_lists, {})]
     for call, options in calls[part::parts]:
         try:
             with setting(options):
@@ -205,6 +211,7 @@ def shape_entry(shape: Shape, device: Any, copied: float) -> dict[str, Any]:
     best = sweep("whole", whole_fused, WHOLES)
     entry["settings"] = best
     entry["encode"] = time_of(lambda layers, layer: layers.encode(layer), {})
+    entry["whole, lists"] = time_of(whole_lists, {})
     entry["whole, best"] = time_of(whole_fused, best)
     entry["dense"] = 1e6 * bench.dense(layers, count, device, 1, None)["seconds"]
     entry["speed-up"] = entry["dense"] / entry["whole, best"]
@@ -290,7 +297,7 @@ def main() -> None:
             for name in ("sift", "whole"):
                 times = {k: round(v, 1) if isinstance(v, float) else v for k, v in entry[name].items()}
                 print(f"  {name}: {times}", flush=True)
-            parts = ("encode", "whole, best", "speed-up", "aim")
+            parts = ("encode", "whole, lists", "whole, best", "speed-up", "aim")
             print("  " + ", ".join(f"{part} {entry[part]:.2f}" for part in parts), flush=True)
             print(f"  {entry['kernels']}", flush=True)
     found["seconds"] = time.perf_counter() - started

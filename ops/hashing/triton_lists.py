@@ -5,6 +5,8 @@ lie above the bin of the threshold (a few in a hundred, in ascending order), and
 the counts of its row a program of the last launch knows the exact threshold, how many each stretch contributes, and so
 which ones have the ranks it is asked for: it writes its equal share of the row's positions, whatever stretches they
 come from, and in the fused form attends to them at once.
+
+For CUDA alone: a program reads what its other threads wrote, after a barrier, which triton-ascend passes on as a GPU's.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ PICK = {"TILE": 512, "num_warps": 4}
 PICK_PROGRAMS = 264
 #: Listed tokens and keys per step, warps and stages of the launch that picks and attends.
 ATTEND = {"TILE": 256, "BLOCK": 32, "num_warps": 4, "num_stages": 3}
-ATTEND_PROGRAMS = 1056
+ATTEND_PROGRAMS = 528
 
 
 @triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
