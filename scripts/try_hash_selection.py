@@ -28,7 +28,6 @@ from npukv.bench.hashing import Layers, Shape
 from npukv.bench.hashing_parity import RECENT, SINK, attended
 from npukv.ops.attention import reference as attention
 from npukv.ops.hashing import reference, triton_attend
-from npukv.ops.hashing import triton as scoring
 
 SHAPES = (
     Shape(1, 32, 8, 131072, aim=5),
@@ -62,18 +61,14 @@ ODD: tuple[dict[str, Any], ...] = ({}, {"MARGIN": -8.0}, {"WINDOW": 4}, {"PDL": 
 
 @contextlib.contextmanager
 def setting(options: dict[str, Any]) -> Iterator[None]:
-    kept = {name: getattr(place(name), name) for name in options}
+    kept = {name: getattr(triton_attend, name) for name in options}
     try:
         for name, value in options.items():
-            setattr(place(name), name, kept[name] | value if isinstance(value, dict) else value)
+            setattr(triton_attend, name, kept[name] | value if isinstance(value, dict) else value)
         yield
     finally:
         for name, value in kept.items():
-            setattr(place(name), name, value)
-
-
-def place(name: str) -> Any:
-    return scoring if name == "PDL" else triton_attend
+            setattr(triton_attend, name, value)
 
 
 class Sifted(Exception):

@@ -140,12 +140,9 @@ def _split_kernel(
 @triton.jit
 def _merge_kernel(
     outs, lses, out, lse, parts, rows_all,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr, PDL: tl.constexpr,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """One row (batch, query head, query): the parts' outputs weighted by their shares of the whole sum."""
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0)
     column = tl.arange(0, PADDED)
     in_width = column < WIDTH
@@ -382,9 +379,7 @@ def _split(
     return _merge(outs, lses, query.dtype)
 
 
-def _merge(
-    outs: torch.Tensor, lses: torch.Tensor, dtype: torch.dtype, early: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _merge(outs: torch.Tensor, lses: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """outs: [P, B, Hq, S, D], lses: [P, B, Hq, S], both contiguous."""
     out = outs.new_empty(outs.shape[1:], dtype=dtype)
     lse = lses.new_empty(lses.shape[1:])
@@ -392,7 +387,6 @@ def _merge(
     _merge_kernel[(lse.numel(),)](
         outs, lses, out, lse, outs.shape[0], lse.numel(),
         WIDTH=width, PADDED=_padded(width), PARTS=min(PARTS, _padded(outs.shape[0])), num_warps=4,
-        PDL=early, **({"launch_pdl": True} if early else {}),
     )  # fmt: skip
     return out, lse
 

@@ -196,5 +196,5 @@ def select_and_attend(
     return indexed_attention(query, key, value, indices, None, scale)
 
 
-for _device in ("cpu", "cuda"):
-    hashed_attention.kernel(_device, "select, then attend")(select_and_attend)
+hashed_attention.kernel("cpu", "select, then attend")(select_and_attend)
+hashed_attention.kernel("cuda", "select, then attend")(select_and_attend)

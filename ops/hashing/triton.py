@@ -20,8 +20,6 @@ ABSENT_NARROW = 2**15 - 1
 #: Tokens per step and warps of the score kernel; whether bits are added before they are counted.
 SCORE = {"BLOCK": 1024, "num_warps": 4}
 CARRY = True
-#: Whether a launch may begin while the one before it ends.
-PDL = False
 
 
 @triton.jit
@@ -49,12 +47,9 @@ def _step_kernel(
     query_ptr, key_ptr, value_ptr, weights_ptr, keys_ptr, values_ptr, codes_ptr, length_ptr, query_codes_ptr,
     q_b, q_h, k_b, k_h, v_b, v_h, capacity, kv_heads,
     GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, D_LIMIT: tl.constexpr, WORDS: tl.constexpr,
-    WIDE: tl.constexpr, PDL: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     """One program per (row and KV head, word): that word of the group's and the key's codes, and a share of k and v."""
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     word = tl.program_id(1)
     batch, head = row // kv_heads, row % kv_heads
@@ -323,8 +318,7 @@ def _step(query, key, value, weights, keys, values, codes, length, query_codes=N
         asked, key, value, weights, keys, values, codes, length, codes if query_codes is None else query_codes,
         asked.stride(0), asked.stride(1), key.stride(0), key.stride(1), value.stride(0), value.stride(1),
         keys.shape[2], kv_heads, GROUP=group, ROWS=max(16, triton.next_power_of_2(group + 1)),
-        D=width, D_LIMIT=_limit(width), WORDS=codes.shape[-1], WIDE=_wide(key, weights), num_warps=4, PDL=PDL,
-        **({"launch_pdl": True} if PDL else {}),
+        D=width, D_LIMIT=_limit(width), WORDS=codes.shape[-1], WIDE=_wide(key, weights), num_warps=4,
     )  # fmt: skip
 
 

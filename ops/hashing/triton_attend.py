@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
+from npukv.backends import early
 from npukv.ops.attention import triton as attending
 from npukv.ops.hashing import reference
 from npukv.ops.hashing import triton as scoring
@@ -31,14 +32,8 @@ WINDOW = 64
 ATTEND = {"PROGRAMS": 528, "TILE": 128, "BLOCK": 32, "num_warps": 4, "STAGES": 3}
 #: Threads across which one step's tokens lie.
 LANES = tl.constexpr(128)
-
-
-@triton.jit
-def _follow(PDL: tl.constexpr):
-    """Wait for the launch before this one, and let the next one get ready."""
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+#: Whether a launch may begin while the one before it ends.
+PDL = False
 
 
 @triton.jit
@@ -125,7 +120,8 @@ def _sift_kernel(
 
     fine [rows, SPLITS, WINDOW]: how many lie 0, 1, ... below the cutoff, or at least WINDOW - 1; cutoff [rows].
     """
-    _follow(PDL)
+    if PDL:
+        early.follow()
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     begin, end = _bounds(length_ptr, start_ptr, row // kv_heads, capacity, WITH_START)
@@ -176,7 +172,8 @@ def _row_scores(
     zeros, ones = _votes(query_ptr, row, GROUP, WORDS)
     safe = tl.minimum(position, last - 1)
     codes = tl.load(codes_row + safe[:, None] * WORDS + tl.arange(0, WORDS)[None, :]).to(tl.uint32, bitcast=True)
-    return scoring._distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
+    score = scoring._distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
+    return tl.where(position < last, score, 32767)
 
 
 @triton.jit
@@ -187,27 +184,22 @@ def _rescored(
 ):  # fmt: skip
     """The threshold, and the first position at which a score equal to it is taken, from all of a row's codes."""
     lane = tl.arange(0, TILE)
-    threshold = 0
-    below = 0
+    threshold, upto = 0, 0
     for b in range(BITS):
         above = threshold + ((1 << (BITS - 1)) >> b)
         lower = 0
         for at in range(first, last, TILE):
             score = _row_scores(query_ptr, codes_row, at + lane, last, row, one, GROUP, WORDS, PLANES, CARRY, TILE)
-            lower += tl.sum(((at + lane < last) & (score < above)).to(tl.int32), 0)
+            lower += tl.sum((score < above).to(tl.int32), 0)
         if lower < need:
             threshold = above
-            below = lower
-    equal = 0
+        else:
+            upto = lower  # in the end, the tokens up to the threshold: some score lies above every one
+    skipped = upto - need
+    since, equal = first, 0
     for at in range(first, last, TILE):
         score = _row_scores(query_ptr, codes_row, at + lane, last, row, one, GROUP, WORDS, PLANES, CARRY, TILE)
-        equal += tl.sum(((at + lane < last) & (score == threshold)).to(tl.int32), 0)
-    skipped = equal - (need - below)
-    since = first
-    equal = 0
-    for at in range(first, last, TILE):
-        score = _row_scores(query_ptr, codes_row, at + lane, last, row, one, GROUP, WORDS, PLANES, CARRY, TILE)
-        same = (at + lane < last) & (score == threshold)
+        same = score == threshold
         running = equal + tl.cumsum(same.to(tl.int32), 0)
         since += tl.sum(tl.where(same & (running == skipped + 1), at + lane - first, 0), 0)
         equal += tl.sum(same.to(tl.int32), 0)
@@ -228,16 +220,15 @@ def _attend_kernel(
 
     `chosen` [rows, parts, ...] is scratch: a program reads what it wrote.
     """
-    _follow(PDL)
+    if PDL:
+        early.follow()
     part = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     batch, head = row // kv_heads, row % kv_heads
     vector = tl.arange(0, ROWS)
     column = tl.arange(0, PADDED)
     real, in_width = vector < GROUP, column < WIDTH
-    safe_column = column
-    if WIDTH != PADDED:
-        safe_column = tl.minimum(column, WIDTH - 1)
+    safe_column = tl.minimum(column, WIDTH - 1) if WIDTH != PADDED else column
     query_head = head * GROUP + tl.minimum(vector, GROUP - 1)
     q = tl.load(
         query + batch * query_b + query_head[:, None] * query_h + safe_column[None, :],
@@ -267,25 +258,23 @@ def _attend_kernel(
     at_edge = tl.sum(tl.where(edge, stretch, 0), 0)
     since = lowest + at_edge * chunk
     misled = (items < need) | ((under >= WINDOW - 1) & (threshold > 0))
-    if items == need:  # all of them
-        threshold = cutoff + 1
-        misled = items < 0
+    threshold = tl.where(items == need, cutoff + 1, threshold)  # all of them
+    misled = misled & (items != need)
     total = tl.where(misled, free, items) + forced
     share = tl.cdiv(total, tl.num_programs(0))
     first = part * share
     last = tl.minimum(first + share, total)
     lane = tl.arange(0, TILE)
     if (skipped > 0) & (misled == 0):
-        passed = 0
-        for offset in range(0, tl.sum(tl.where(edge, listed, 0), 0), TILE):
-            inside = offset + lane < tl.sum(tl.where(edge, listed, 0), 0)
+        passed, stop = 0, tl.sum(tl.where(edge, listed, 0), 0)
+        for offset in range(0, stop, TILE):
+            inside = offset + lane < stop
             item = tl.load(list_row + at_edge * room + offset + lane, mask=inside, other=-1)
             same = (item >> 16) == threshold
             running = passed + tl.cumsum(same.to(tl.int32), 0)
             since += tl.sum(tl.where(same & (running == skipped + 1), item & 0xFFFF, 0), 0)
             passed += tl.sum(same.to(tl.int32), 0)
-    codes_row = codes_ptr + row * capacity * WORDS
-    one = tl.minimum(capacity, 1)
+    codes_row, one = codes_ptr + row * capacity * WORDS, tl.minimum(capacity, 1)
     if misled:
         threshold, since = _rescored(
             query_codes_ptr, codes_row, row, one, lowest, lowest + free, need, GROUP, WORDS, PLANES, CARRY, BITS, TILE
@@ -382,23 +371,20 @@ def hashed_attention(
     rows, group = batch * kv_heads, heads // kv_heads
     splits, room = plan(rows, capacity)
     query_codes = query_codes.contiguous()
-    listed = key_codes.new_empty(rows, splits, room)
-    fine = key_codes.new_empty(rows, splits, WINDOW)
+    listed, fine = key_codes.new_empty(rows, splits, room), key_codes.new_empty(rows, splits, WINDOW)
     cutoff = key_codes.new_empty(rows)
     bounds = (capacity, kv_heads, budget, sink, recent, room)
     sizes = {"GROUP": group, "WORDS": words, "PLANES": group.bit_length(), "CARRY": scoring.CARRY and words == 4}
     sizes |= {"BITS": (group * words * 32).bit_length(), "SPLITS": splits, "WITH_START": start is not None}
-    sizes |= {"WINDOW": WINDOW, "PDL": scoring.PDL}
-    early = {"launch_pdl": True} if scoring.PDL else {}
+    sizes |= {"WINDOW": WINDOW, "PDL": PDL}
+    hurry = {"launch_pdl": True} if PDL else {}
     _sift_kernel[(rows, splits)](
         query_codes, key_codes, length, start, listed, fine, cutoff, *bounds, **sizes, MARGIN=MARGIN,
-        BLOCK=SIFT["BLOCK"], STAGES=SIFT["STAGES"], SAMPLE=SIFT["SAMPLE"], num_warps=4, **early,
+        BLOCK=SIFT["BLOCK"], STAGES=SIFT["STAGES"], SAMPLE=SIFT["SAMPLE"], num_warps=4, **hurry,
     )  # fmt: skip
     parts = max(1, ATTEND["PROGRAMS"] // rows)
-    parts = min(
-        triton.cdiv(budget, ATTEND["BLOCK"]),
-        parts if parts < attending.PARTS else parts // attending.PARTS * attending.PARTS,
-    )
+    parts = parts if parts < attending.PARTS else parts // attending.PARTS * attending.PARTS
+    parts = min(parts, triton.cdiv(budget, ATTEND["BLOCK"]))
     chosen = key_codes.new_empty(rows, parts, triton.cdiv(splits * room, parts))
     outs = query.new_empty((parts, *query.shape), dtype=torch.float32)
     lses = query.new_empty((parts, *query.shape[:3]), dtype=torch.float32)
@@ -408,6 +394,6 @@ def hashed_attention(
         *query.stride()[:2], *key.stride()[:3], *value.stride()[:3], *bounds, batch * heads, **sizes,
         LEVELS=splits.bit_length() - 1, STEP=SIFT["BLOCK"],
         WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width),
-        TILE=ATTEND["TILE"], BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], num_warps=ATTEND["num_warps"], **early,
+        TILE=ATTEND["TILE"], BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], num_warps=ATTEND["num_warps"], **hurry,
     )  # fmt: skip
-    return attending._merge(outs, lses, query.dtype, scoring.PDL)
+    return attending._merge(outs, lses, query.dtype)
