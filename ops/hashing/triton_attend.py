@@ -16,24 +16,21 @@ import torch
 import triton
 import triton.language as tl
 
-from npukv.backends import early
 from npukv.ops.attention import triton as attending
 from npukv.ops.hashing import reference
 from npukv.ops.hashing import triton as scoring
 from npukv.ops.hashing.triton_select import _bounds
 
 #: Programs that fill the card, tokens per step, stages, and how many of a row's tokens the sample holds.
-SIFT = {"PROGRAMS": 1024, "BLOCK": 1024, "STAGES": 2, "SAMPLE": 1024}
+SIFT = {"PROGRAMS": 1024, "BLOCK": 1024, "STAGES": 1, "SAMPLE": 1024}
 #: The cutoff's rank in the sample is that of the threshold, and as many of its standard deviations more, and 10.
 MARGIN = 6.0
 #: Scores below the cutoff that are counted one by one.
 WINDOW = 64
 #: Programs, listed tokens and keys per step, warps and stages of the launch that attends.
-ATTEND = {"PROGRAMS": 528, "TILE": 128, "BLOCK": 32, "num_warps": 4, "STAGES": 3}
+ATTEND = {"PROGRAMS": 528, "TILE": 256, "BLOCK": 32, "num_warps": 4, "STAGES": 3}
 #: Threads across which one step's tokens lie.
 LANES = tl.constexpr(128)
-#: Whether a launch may begin while the one before it ends.
-PDL = False
 
 
 @triton.jit
@@ -113,15 +110,13 @@ def _sift_kernel(
     query_ptr, codes_ptr, length_ptr, start_ptr, list_ptr, fine_ptr, cutoff_ptr,
     capacity, kv_heads, budget, sink, recent, room,
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, CARRY: tl.constexpr,
-    SPLITS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, MARGIN: tl.constexpr, PDL: tl.constexpr,
+    SPLITS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, MARGIN: tl.constexpr,
     BLOCK: tl.constexpr, STAGES: tl.constexpr, SAMPLE: tl.constexpr,
 ):  # fmt: skip
     """list [rows, SPLITS, room]: score << 16 | place, of scores up to the row's cutoff, ascending places.
 
     fine [rows, SPLITS, WINDOW]: how many lie 0, 1, ... below the cutoff, or at least WINDOW - 1; cutoff [rows].
     """
-    if PDL:
-        early.follow()
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     begin, end = _bounds(length_ptr, start_ptr, row // kv_heads, capacity, WITH_START)
@@ -213,15 +208,13 @@ def _attend_kernel(
     capacity, kv_heads, budget, sink, recent, room, rows_all,
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, CARRY: tl.constexpr,
     SPLITS: tl.constexpr, LEVELS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr,
-    PDL: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, PADDED: tl.constexpr,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, PADDED: tl.constexpr,
     TILE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A share of a row's listed tokens, and attention to the chosen ones: outs [parts, B, Hq, 1, D], lses without D.
 
     `chosen` [rows, parts, ...] is scratch: a program reads what it wrote.
     """
-    if PDL:
-        early.follow()
     part = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     batch, head = row // kv_heads, row % kv_heads
@@ -376,11 +369,10 @@ def hashed_attention(
     bounds = (capacity, kv_heads, budget, sink, recent, room)
     sizes = {"GROUP": group, "WORDS": words, "PLANES": group.bit_length(), "CARRY": scoring.CARRY and words == 4}
     sizes |= {"BITS": (group * words * 32).bit_length(), "SPLITS": splits, "WITH_START": start is not None}
-    sizes |= {"WINDOW": WINDOW, "PDL": PDL}
-    hurry = {"launch_pdl": True} if PDL else {}
+    sizes |= {"WINDOW": WINDOW}
     _sift_kernel[(rows, splits)](
         query_codes, key_codes, length, start, listed, fine, cutoff, *bounds, **sizes, MARGIN=MARGIN,
-        BLOCK=SIFT["BLOCK"], STAGES=SIFT["STAGES"], SAMPLE=SIFT["SAMPLE"], num_warps=4, **hurry,
+        BLOCK=SIFT["BLOCK"], STAGES=SIFT["STAGES"], SAMPLE=SIFT["SAMPLE"], num_warps=4,
     )  # fmt: skip
     parts = max(1, ATTEND["PROGRAMS"] // rows)
     parts = parts if parts < attending.PARTS else parts // attending.PARTS * attending.PARTS
@@ -394,6 +386,6 @@ def hashed_attention(
         *query.stride()[:2], *key.stride()[:3], *value.stride()[:3], *bounds, batch * heads, **sizes,
         LEVELS=splits.bit_length() - 1, STEP=SIFT["BLOCK"],
         WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width),
-        TILE=ATTEND["TILE"], BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], num_warps=ATTEND["num_warps"], **hurry,
+        TILE=ATTEND["TILE"], BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], num_warps=ATTEND["num_warps"],
     )  # fmt: skip
     return attending._merge(outs, lses, query.dtype)
