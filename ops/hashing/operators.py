@@ -171,7 +171,7 @@ for _operator, _module, _check in (
     (hash_step, "triton", _takes_step),
     (hamming_scores, "triton", _takes_codes),
     (hamming_select, "triton_select", _takes_codes),
-    (hashed_attention, "triton_lists", _takes_hashed),
+    (hashed_attention, "triton_attend", _takes_hashed),
     (select_top_k, "triton_select", _takes_scores),
     (select_blocks, "triton_select", _takes_scores),
 ):

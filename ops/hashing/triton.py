@@ -18,7 +18,7 @@ UNSPECIALIZED = ("kv_heads", "budget", "sink", "recent")
 ABSENT_NARROW = 2**15 - 1
 
 #: Tokens per step and warps of the score kernel; whether bits are added before they are counted.
-SCORE = {"BLOCK": 1024, "num_warps": 4, "STAGES": 1}
+SCORE = {"BLOCK": 1024, "num_warps": 4}
 CARRY = True
 
 
@@ -374,5 +374,5 @@ def launch_scores(query_codes, key_codes, length, start, scores, counts, stride,
         GROUP=group, WORDS=words, PLANES=group.bit_length(), CARRY=CARRY and words == 4,
         WITH_LENGTH=length is not None, WITH_START=start is not None,
         COUNT=counting, SHIFT=shift, COARSE=counts.shape[-1] if counting else 2,
-        NONE=ABSENT_NARROW if counting else ABSENT, **SCORE,
+        NONE=ABSENT_NARROW if counting else ABSENT, STAGES=1 if group == 1 else 3, **SCORE,
     )  # fmt: skip

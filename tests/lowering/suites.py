@@ -6,7 +6,7 @@ import importlib
 
 from tests.lowering.suite import Suite
 
-FAMILIES = ("small", "attention", "hashing", "lists", "clustering", "decode")
+FAMILIES = ("small", "attention", "hashing", "clustering", "decode")
 
 
 def suites() -> dict[str, Suite]:

@@ -15,7 +15,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import compiled
 import torch
-from npukv.ops.hashing import triton, triton_lists, triton_select
+from npukv.ops.hashing import triton, triton_attend, triton_select
 
 compiled.POINTERS[torch.int16] = "*i16"
 
@@ -36,7 +36,7 @@ def select(group, start):
 def attend(group, start):
     asked, codes = meta(2, 8 * group, 1, 4), meta(2, 8, 131072, 4)
     held = vector(8, 131072), vector(8, 131072), length
-    return triton_lists.hashed_attention(vector(8 * group, 1), asked, codes, *held, 2048, 4, 16, start)
+    return triton_attend.hashed_attention(vector(8 * group, 1), asked, codes, *held, 2048, 4, 16, start)
 
 found = {}
 for name, call in {
@@ -82,8 +82,9 @@ def test_they_compile_for_a_card() -> None:
         assert score["counts"] >= 2 * 8 * {1: 3, 4: 7}[group]
         assert score["wide"] >= 8
         attend = found[f"attend {group}"]
-        assert list(attend) == ["_score_kernel", "_list_kernel", "_attend_kernel", "_merge_kernel"]
-        assert attend["_list_kernel"]["wide"] >= 4
+        assert list(attend) == ["_sift_kernel", "_attend_kernel", "_merge_kernel"]
+        assert attend["_sift_kernel"]["counts"] >= 3 * 8 * {1: 3, 4: 7}[group]  # of the sample, and as above
+        assert attend["_sift_kernel"]["wide"] >= 3 * 8
         assert attend["_attend_kernel"]["wide"] >= 4
     assert list(found["blocks"]) == ["_lowest_kernel", "_coarse_kernel", "_fine_kernel", "_compact_kernel"]
     assert list(found["step"]) == ["_step_kernel"]
