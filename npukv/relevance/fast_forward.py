@@ -192,7 +192,7 @@ class FastForward:
 def choose_forward(lm: LanguageModel, wanted: str | FastForward, tokens: int) -> FastForward | None:
     """The forward pass of a name for reading so many tokens; None = the model's own.
 
-    "auto" takes the fused one for long work on a card, where compiling pays.
+    "auto" takes the fused one for long work on a card. Its blocks are compiled where there is enough work to pay for it.
 
     Raises:
         InputError: an unknown name; ModelError, DeviceError: the model or the device cannot do what is asked for.
@@ -201,11 +201,11 @@ def choose_forward(lm: LanguageModel, wanted: str | FastForward, tokens: int) ->
         return wanted
     if wanted not in FORWARDS:
         raise InputError(f"got forward {wanted!r}, expected one of: {', '.join(FORWARDS)}")
+    long = 2.0 * tokens * sum(weight.numel() for weight in lm.model.parameters()) >= WORTHWHILE
     if wanted == "auto":
-        work = 2.0 * tokens * sum(weight.numel() for weight in lm.model.parameters())
-        fused = lm.device.torch_device.type != "cpu" and work >= WORTHWHILE and supports(lm.model)[0]
+        fused = lm.device.torch_device.type != "cpu" and long and supports(lm.model)[0]
         return FastForward(lm) if fused else None
-    return None if wanted == "plain" else FastForward(lm, eight_bit=wanted == "8bit")
+    return None if wanted == "plain" else FastForward(lm, eight_bit=wanted == "8bit", compiled=long)
 
 
 def fastest_attention(

@@ -141,6 +141,13 @@ def test_auto_is_plain_on_the_cpu(llama: Any) -> None:
     assert choose_forward(llama, "auto", 10**18) is None
 
 
+def test_blocks_are_compiled_where_there_is_work_for_it(llama: Any) -> None:
+    few, many = (choose_forward(llama, "fused", tokens) for tokens in (10**4, 10**15))
+    assert few is not None
+    assert many is not None
+    assert (few.compiled, many.compiled) == (False, True)
+
+
 def test_a_run_belongs_to_one_way_of_reading(llama: Any, text: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"segment": 50, "horizon": 1, "run": tmp_path}
     npukv.score_segments(llama, text[:900], QUESTIONS[0], **options)

@@ -57,7 +57,7 @@ def sees_the_selected(codes: tuple[torch.Tensor, torch.Tensor], rest: tuple) -> 
         torch.testing.assert_close(lse.exp(), torch.full((1, group, 1), float(len(chosen))))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(case=cases())
 def test_it_attends_to_exactly_what_is_selected(case: dict) -> None:
     sees_the_selected(case["codes"], case["rest"])
