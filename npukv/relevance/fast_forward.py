@@ -192,7 +192,7 @@ class FastForward:
 def choose_forward(lm: LanguageModel, wanted: str | FastForward, tokens: int) -> FastForward | None:
     """The forward pass of a name for reading so many tokens; None = the model's own.
 
-    "auto" takes the fused one for long work on a card. Its blocks are compiled where there is enough work to pay for it.
+    "auto" takes the fused one for long work on a card; its blocks are compiled where enough work pays for it.
 
     Raises:
         InputError: an unknown name; ModelError, DeviceError: the model or the device cannot do what is asked for.
