@@ -25,12 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_20m_shape import stage_shape
+from bench_20m_stage import Stage, timed, watched
 from bench_20m_texts import OVERLAP, SEGMENT, make_texts
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -39,42 +39,6 @@ SHARES = (0.1, 0.5, 1.0, 2.0, 5.0)
 GROWTH = (1 / 80, 1 / 40, 1 / 20, 1 / 10, 1 / 5, 2 / 5, 1.0)
 MEASURES = ("first", "certainty", "question", "certainty+question", "capped+question")
 CUT: dict[str, Any] = {"segment": SEGMENT, "overlap": OVERLAP}
-
-
-class Stage:
-    """One stage: guarded sections, a JSON written as figures come."""
-
-    def __init__(self, name: str, chosen: Any, first: bool = True) -> None:
-        self.chosen, self.first = chosen, first
-        self.path = chosen.work / f"stage-{name}.json"
-        self.found: dict[str, Any] = {"failed": {}}
-
-    @property
-    def left(self) -> float:
-        return self.chosen.deadline - time.time()
-
-    def section(self, name: str, needs: float, work: Callable[[], Any]) -> Any:
-        if self.left < needs:
-            self.found["failed"][name] = f"{self.left:.0f} s were left, it needs {needs:.0f}"
-            return None
-        started = time.perf_counter()
-        try:
-            self.found[name] = work()
-        except Exception as error:
-            traceback.print_exc()
-            self.found["failed"][name] = f"{type(error).__name__}: {error}"
-        if self.first:
-            print(f"[{name}: {time.perf_counter() - started:.1f} s, {self.left:.0f} s left]", flush=True)
-            self.path.write_text(json.dumps(self.found))
-        return self.found.get(name)
-
-
-def timed(lm: Any, work: Callable[[], Any]) -> tuple[Any, float]:
-    lm.device.synchronize()
-    started = time.perf_counter()
-    result = work()
-    lm.device.synchronize()
-    return result, time.perf_counter() - started
 
 
 def read_questions(work: Path, name: str) -> list[dict[str, Any]]:
@@ -312,112 +276,6 @@ def stage_many(chosen: Any) -> None:
         stage.section("alone", 30, lambda: exact("alone"))
         memory = ranks.gather(str(lm.device.peak_memory()).encode(), "gather memory")
         stage.found["peak_memory"] = [int(value) for value in memory]
-        if ranks.first:
-            stage.path.write_text(json.dumps(stage.found))
-
-
-def watched(ranks: Any, work: Callable[[], Any]) -> tuple[Any, float, list[list[tuple[float, int]]]]:
-    """What work returns, its seconds, and of every rank when it had done how many segments."""
-    marks: list[tuple[float, int]] = []
-    note = ranks.note
-    ranks.note = lambda done, last=False: (marks.append((time.time(), done)), note(done, last))[1]
-    ranks.meet("begin")
-    began, started = time.time(), time.perf_counter()
-    try:
-        result = work()
-    finally:
-        ranks.note = note
-    ranks.device.synchronize()
-    seconds = time.perf_counter() - started
-    lines = ranks.gather(json.dumps([(at - began, done) for at, done in marks]).encode(), "gather time lines")
-    return result, seconds, [json.loads(line) for line in lines]
-
-
-def stage_shape(chosen: Any) -> None:
-    import npukv
-    from npukv.bench.score import random_lm
-    from npukv.parallel.ranks import ALONE, join
-    from npukv.relevance.fast_forward import FastForward
-    from npukv.relevance.sketch import open_sketch
-    from npukv.text import Tokens
-
-    with join(chosen.device, patience=400) as ranks:
-        stage = Stage("shape", chosen, ranks.first)
-        device = ranks.device
-        lm = random_lm(chosen.shape, device, device.default_dtype())
-        lm.model.config.max_position_embeddings = 4096  # Llama 2's context: a longer text is scored, not read whole
-        generator = np.random.default_rng(0)
-        rows, segment = chosen.shape_rows, 1000 if device.name != "cpu" else 50
-        count = segment * rows * 2 * max(1, round(chosen.shape_tokens / segment / rows / 2))
-        ids = generator.integers(2, lm.model.config.vocab_size, count, dtype=np.int32)
-        tokens = Tokens(ids, np.arange(count), count, None, "random")
-        options: dict[str, Any] = {"segment": segment, "overlap": 0, "batch": rows, "horizon": chosen.shape_horizon}
-        question = "What is the special magic number for heron?"
-        fused = FastForward(lm)
-        few = Tokens(ids[: segment * rows], tokens.starts, 0, None, "few")
-
-        def alone(work: Callable[[], Any]) -> tuple[Any, float]:
-            """On the first card; the others wait."""
-            ranks.meet("begin alone")
-            found = timed(lm, work) if ranks.first else (None, 0.0)
-            ranks.meet("one card is done")
-            return found
-
-        def rate(forward: Any) -> dict[str, Any]:
-            npukv.score_segments(lm, few, question, forward=forward, **options)
-            call = lambda team: npukv.score_segments(lm, tokens, question, forward=forward, ranks=team, **options)  # noqa: E731
-            one, one_seconds = alone(lambda: call(ALONE))
-            every, seconds, lines = watched(ranks, lambda: call(ranks))
-            found = {"tokens": count, "one_seconds": one_seconds, "all_seconds": seconds, "timeline": lines}
-            if ranks.first:
-                found["identical"] = all(
-                    getattr(one, name).tobytes() == getattr(every, name).tobytes() for name in ("entropies", "question")
-                )
-            return found
-
-        def sketch() -> dict[str, Any]:
-            """One card: the sketch, a first question, later ones."""
-            asked = [f"What is the special magic number for {name}?" for name in ("heron", "oak", "anchor", "lamp")]
-            alone(lambda: open_sketch(lm, few, forward=fused))
-            _, build = alone(lambda: open_sketch(lm, tokens, forward=fused))
-            short = {**options, "batch": None, "mode": "sketch", "forward": "plain"}
-            times = [alone(lambda q=q: npukv.score_segments(lm, tokens, q, **short))[1] for q in (asked[0], *asked)]
-            return {"tokens": count, "build_seconds": build, "question_seconds": times[1:], "first_call": times[0]}
-
-        def whole(mode: str, needs: float) -> dict[str, Any]:
-            """From the text to the answer on all cards: tokenise, score, gather, pick, generate.
-
-            Of the text as much as there is time for; the whole of it takes `needs` seconds.
-            """
-            share = ranks.agree(min(1.0, (stage.left - 15) / needs), "look at the time")
-            read = (chosen.work / "alone.txt").read_text(encoding="utf-8")
-            read = read[: int(share * len(read))]
-            place = {"run": chosen.work / f"run-shape-{mode}", "index": chosen.work / f"index-shape-{mode}"}
-            npukv.score_segments(lm, few, question, forward=fused, mode=mode, shortlist=rows, ranks=ranks, **options)
-            ask = lambda: npukv.answer(  # noqa: E731
-                lm, read, question, mode=mode, forward=fused, max_new_tokens=16, ranks=ranks, **place, **options
-            )
-            given, seconds, lines = watched(ranks, ask)
-            memory = ranks.gather(str(device.peak_memory()).encode(), "gather memory")
-            return {
-                "seconds": seconds, "parts": given.seconds, "tokens": given.tokens, "timeline": lines,
-                "best": [int(i) for i in given.scores.ranking()[:16]], "peak_memory": [int(value) for value in memory],
-            }  # fmt: skip
-
-        parts = {
-            "fused": (45, lambda: rate(fused)),
-            "whole exact": (60, lambda: whole("exact", 230)),
-            "8bit": (30, lambda: rate(FastForward(lm, eight_bit=True))),
-            "whole 8bit": (40, lambda: whole("8bit", 155)),
-            "sketch": (20, sketch),
-        }
-        for name in chosen.shape_parts.split(","):
-            needs, work = parts[name]
-            # all ranks begin a part or none does
-            if ranks.agree(stage.left >= needs, "look at the time"):
-                stage.section(name, 0, work)
-            else:
-                stage.section(name, float("inf"), work)
         if ranks.first:
             stage.path.write_text(json.dumps(stage.found))
 
