@@ -6,6 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported; transformers imports it too
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes started here share the cores with the other workers
 
 import itertools
 import random
@@ -23,6 +24,9 @@ torch.set_num_threads(1)
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=60)
 settings.register_profile("thorough", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+#: Files that take longest: begun first, so that no worker is left with one when the others have ended.
+LONG = ("test_readme.py",)
 
 CONTEXT = 256
 BOS, EOS = "<|bos|>", "<|eos|>"
@@ -53,6 +57,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("GraniteConfig", _GROUPED | {"attention_multiplier": 0.1}),  # scores scaled its own way
     "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}),
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")

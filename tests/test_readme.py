@@ -1,5 +1,6 @@
 """The README's commands and snippets run as they stand there, in their order."""
 
+import os
 import re
 import subprocess
 import sys
@@ -32,9 +33,8 @@ def test_commands_and_snippets_run(tmp_path: Path) -> None:
         pieces = body.strip().splitlines() if language == "bash" else [body]
         for piece in pieces:
             command = ["bash", "-c", piece] if language == "bash" else [sys.executable, "-c", piece]
-            done = subprocess.run(
-                command, cwd=tmp_path, capture_output=True, text=True, env={"PATH": f"{folder}:/usr/bin:/bin"}
-            )
+            environment = {"PATH": f"{folder}:/usr/bin:/bin", "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]}
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
             assert done.returncode == 0, f"{piece}\n{done.stdout}\n{done.stderr}"
             if " sample " in piece:
                 path = tmp_path / "bible.txt"
