@@ -11,8 +11,6 @@ from npukv.evaluation.sample import Sample
 from npukv.evaluation.splice import splice
 from npukv.evaluation.words import draw_key
 
-FACT = 30  # tokens a sentence takes, about
-
 
 def easy_field(material: Material, tokens: int, seed: int, *, task: str = "easy") -> list[Sample]:
     """A text of ``tokens`` tokens with one fact of each kind, and the question for each."""
@@ -56,7 +54,7 @@ def rival_field(
 def _ask(
     material: Material, tokens: int, rng: random.Random, task: str, seed: int, asked: list[Fact], others: list[str]
 ) -> list[Sample]:
-    text = material.haystack.take(tokens - FACT * (len(asked) + len(others)), rng)
+    text = material.haystack.take(tokens - material.fact_tokens * (len(asked) + len(others)), rng)
     context, spans = splice(text, [*(fact.statement for fact in asked), *others], rng)
     return [
         Sample(

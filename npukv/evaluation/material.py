@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import lzma
+import math
+import random
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from npukv.errors import InputError
+from npukv.evaluation.facts import KINDS, draw_fact
 from npukv.evaluation.haystack import Count, Haystack, token_counter
 from npukv.evaluation.words import check_split, word_pool
 
@@ -51,6 +54,13 @@ class Material:
                 f"the text has {len(words)} usable {self.split} words: expected at least 32, give more text"
             )
         return words
+
+    @cached_property
+    def fact_tokens(self) -> int:
+        """Tokens to set aside for the statement of a fact: the mean over some of all kinds, and a fifth more."""
+        rng = random.Random("fact tokens")
+        drawn = [draw_fact(rng, kind, self.words, self.split) for kind in KINDS for _ in range(16)]
+        return math.ceil(1.2 * sum(self.count([fact.statement for fact in drawn])) / len(drawn))
 
     def questions(self, source: str) -> tuple[list[Asked], list[str]]:
         """Questions and all documents of a question set ("squad" or "hotpotqa").

@@ -23,7 +23,6 @@ from npukv.evaluation.variables import variable_chain
 Task = Callable[[Material, int, int, "float | None"], Sample]
 
 EXACT = 32_768  # up to this length samples are counted after they are made, and shortened if they came out too long
-FACT = 40  # tokens set aside per fact beyond it
 PER_RIVAL = 1536  # tokens of text per rival: a quarter of all segments of 384 tokens hold one
 
 
@@ -43,7 +42,7 @@ def in_text(
     """
     over = 0
     while True:
-        free = tokens - 96 - over - (0 if tokens <= EXACT else FACT * facts)
+        free = tokens - 96 - over - (0 if tokens <= EXACT else material.fact_tokens * facts)
         if free < 64:
             raise InputError(f"{tokens} tokens are too few for {task}: ask for {tokens + 64 - free} or more")
         text = material.haystack.take(free, random.Random(f"{task} {tokens} {seed}"))

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
-TOKENS = 512
+TOKENS = 896
 SIZE = ["--tokens", str(TOKENS), "--following", "24", "--n", "2", "--batch", "1", "--device", "cpu"]
 
 
@@ -29,7 +29,7 @@ def scripts() -> Iterator[SimpleNamespace]:
 
 @pytest.fixture(scope="module")
 def model(save_model: Any) -> Path:
-    return save_model("llama", max_position_embeddings=640, num_hidden_layers=3)
+    return save_model("llama", max_position_embeddings=1024, num_hidden_layers=3)
 
 
 @pytest.fixture(scope="module")
