@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from bundled_data import BOS, EOS
-from bundled_former import FORMER_ATTRIBUTES, FORMER_VERBS
 from bundled_misses import near_misses
 from bundled_phrases import TOKENS, find_phrases
 from bundled_wide import Wide
 from bundled_wording import attribute, invent, reword, verb
+from bundled_wordings import read_forms
 
 from npukv.evaluation.facts import KINDS, Fact, decoys, draw_fact, restate
 from npukv.evaluation.pairs import ask_all, draw_pairs, join_questions
-from npukv.evaluation.templates import ATTRIBUTES, VERBS
+from npukv.evaluation.templates import ATTRIBUTES
 from npukv.evaluation.variables import PREFIX as VARIABLES_PREFIX
 from npukv.evaluation.variables import QUESTION as VARIABLES_QUESTION
 from npukv.evaluation.variables import draw_chain
@@ -75,12 +75,14 @@ class Mix:
     wide: float = 0.0  # of the reworded facts, those in sentences of any form (bundled_wide)
     double: float = 0.0  # values of two words
     misses: float = 0.0  # facts asked for that have near misses and empty sentences in such forms beside them
+    written: float = 0.04  # of those sentences, the ones whose forms were written by hand (bundled_wordings)
 
 
 MIXES = {
     "listed": Mix(0.30, 2, 4, 0.0, 0.0, 0.30, 0.10, 0.06, (0.70, 0.12, 0.04, 0.06, 0.04)),
     "free": Mix(0.12, 1, 8, 0.85, 0.25, 0.45, 0.13, 0.08, (0.72, 0.11, 0.03, 0.07, 0.04)),
     "wide": Mix(0.16, 1, 8, 0.92, 0.40, 0.45, 0.12, 0.07, (0.74, 0.10, 0.03, 0.06, 0.04), 0.78, 0.04, 0.30),
+    "written": Mix(0.16, 1, 8, 0.95, 0.40, 0.45, 0.12, 0.07, (0.74, 0.10, 0.03, 0.06, 0.04), 0.85, 0.04, 0.30, 0.50),
 }
 
 
@@ -101,11 +103,10 @@ class Sequences:
         self.words = words + invent(random.Random("invented"), words, round(len(words) * mix.invented))
         if mix.wide or mix.misses:
             text = tokenizer.decode(tokens[:TOKENS].tolist())
-            self.wide = Wide(find_phrases(text, words), self.words)
-            self.attributes = {
-                k: [a for a in names if a not in ATTRIBUTES[k]["held-out"]] for k, names in FORMER_ATTRIBUTES.items()
-            }
-            self.verbs = [each for each in FORMER_VERBS if each not in VERBS["held-out"]]
+            self.wide = Wide(find_phrases(text, words), self.words, mix.written)
+            forms = read_forms()
+            self.attributes = {kind: forms[f"ATTRIBUTES {kind}"] for kind in ATTRIBUTES}
+            self.verbs = [tuple(line.split()) for line in forms["VERBS"]]
         # A token ends a sentence when its text ends in . ! ? or closing quotes after them.
         texts = [tokenizer.decode([i]).rstrip("\"'”’)") for i in range(tokenizer.get_vocab_size())]
         self.ends_sentence = np.array([text[-1:] in (".", "!", "?") for text in texts])

@@ -10,27 +10,21 @@ import random
 from dataclasses import replace
 
 import bundled_variety as lists
-from bundled_former import FORMER
 from bundled_phrases import Phrases
 from bundled_pieces import BE
 from bundled_statements import Statements
+from bundled_wordings import read_forms
 
 from npukv.evaluation import templates
 from npukv.evaluation.facts import Fact
 
 
 class Wide(Statements):
-    """Words facts freely; ``words`` are the pool (train split)."""
+    """Words facts freely; ``words`` are the pool (train split), ``written`` the share of forms written by hand."""
 
-    def __init__(self, phrases: Phrases, words: list[str]):
+    def __init__(self, phrases: Phrases, words: list[str], written: float = 0.04):
         super().__init__(phrases, words)
-        held = {}
-        for name in FORMER:
-            held[name] = tuple(form.lower() for form in getattr(templates, name)["held-out"])
-        self.held = held
-        self.former = {
-            name: tuple(form for form in forms if form.lower() not in held[name]) for name, forms in FORMER.items()
-        }
+        self.forms, self.written = read_forms(), written
 
     def reword(self, rng: random.Random, fact: Fact) -> Fact:
         """The same fact, stated, asked for and answered in other words."""
@@ -48,13 +42,17 @@ class Wide(Statements):
         own = {"STATEMENTS": fact.statement, "QUESTIONS": fact.question, "PREFIXES": fact.prefix}
         held = [self._fill(fact, form).lower() for form in getattr(templates, name)["held-out"]]
         for _ in range(10):
-            former = self.former[name]
-            text = self._fill(fact, rng.choice(former)) if former and rng.random() < 0.04 else make(rng, fact)
+            text = self._written(rng, fact, name) if rng.random() < self.written else make(rng, fact)
             if rng.random() < 0.9 and not text.startswith(fact.value):  # an answer keeps its letters
                 text = text[:1].upper() + text[1:]
             if not any(form in text.lower() for form in held):
                 return text
         return own[name.rpartition("_")[2]]
+
+    def _written(self, rng: random.Random, fact: Fact, name: str) -> str:
+        """By a form written by hand; every fourth statement with something around it."""
+        text = self._fill(fact, rng.choice(self.forms[name]))
+        return self._around(rng, text, fact) if name.endswith("STATEMENTS") and rng.random() < 0.25 else text
 
     # Questions and the beginnings of answers
 
@@ -149,6 +147,9 @@ class Wide(Statements):
 
     def empty(self, rng: random.Random, fact: Fact) -> str:
         """A sentence about what is asked that does not tell it."""
+        kind = "PLACE_EMPTY" if fact.kind == "place" else "EMPTY"
+        if fact.key and kind in self.forms and rng.random() < self.written:
+            return self._fill(fact, rng.choice(self.forms[kind]))
         if fact.kind == "place":
             form = rng.choice(
                 (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import random
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ import bundled_misses  # noqa: E402
 import bundled_sequences  # noqa: E402
 import bundled_variety  # noqa: E402
 import bundled_wording  # noqa: E402
+import bundled_wordings  # noqa: E402
 import train_bundled  # noqa: E402
 from bundled_optimizer import Muon, orthogonalize  # noqa: E402
 
@@ -218,13 +220,14 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
     assert bundled_check.beats([1.0, 2.0], [3.0, 2.0]) == 0.875
 
 
-def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences) -> None:
+@pytest.mark.parametrize("mix", ["wide", "written"])
+def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences, mix: str) -> None:
     wide = bundled_sequences.Sequences(
-        sequences.tokens, sequences.tokenizer, sequences.words, bundled_sequences.MIXES["wide"]
+        sequences.tokens, sequences.tokenizer, sequences.words, bundled_sequences.MIXES[mix]
     )
     held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
     rng = random.Random(3)
-    for i in range(1200):
+    for i in range(600):
         fact = wide._fact(rng, KINDS[i % 4])
         assert fact.value in fact.statement and fact.key.lower() in fact.statement.lower()
         assert fact.key.lower() in fact.question.lower() and fact.attribute in fact.question.lower()
@@ -235,9 +238,30 @@ def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_se
                 assert fact.fill(form).lower() not in text.lower()
         assert fact.kind == "place" or fact.attribute not in held_attributes
         assert fact.verb is None or fact.verb not in templates.VERBS["held-out"]
-    for seed in range(60):
+    for seed in range(30):
         ids, _ = wide.row(random.Random(seed), 512)
         assert len(ids) == 513
+
+
+def test_written_forms_have_the_fields_of_their_section() -> None:
+    """A statement says all of a fact; a question and the beginning of an answer never hold the value."""
+    verb = {"base", "third", "past", "participle"}
+    for section, forms in bundled_wordings.read_forms().items():
+        assert forms, section
+        if section.startswith(("ATTRIBUTES", "VERBS")):
+            continue
+        place, alone = section.startswith("PLACE_"), section.startswith("LONE_")
+        value = {"p"} if place else {"v"}
+        allowed = {"k", "K", "t"} | verb if place else {"a"} if alone else {"k", "K", "a"}
+        for form in forms:
+            fields = [name for _, name, _, _ in string.Formatter().parse(form) if name]
+            told = section.endswith("STATEMENTS")
+            assert set(fields) <= (allowed | value if told else allowed), form
+            if told:
+                assert fields.count("v") + fields.count("p") == 1, form
+            if not section.endswith("PREFIXES"):
+                assert "t" in fields if place else "a" in fields, form
+                assert alone or {"k", "K"} & set(fields), form
 
 
 def test_near_misses_are_about_others(sequences: bundled_sequences.Sequences) -> None:
