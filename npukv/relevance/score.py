@@ -126,7 +126,7 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
         looked = (time.perf_counter() - started) / len(asked)
         results = []
         for i, only in enumerate(lists):
-            [scores] = score_plan(lm, plan.of(i), measure, only=only, **options)
+            [scores] = score_plan(lm, plan.of(i), measure, only=only, as_all=mode == "8bit", **options)
             results.append(replace(scores, seconds=scores.seconds + looked))
     return results[0] if isinstance(question, str) else results
 
@@ -137,6 +137,7 @@ def score_plan(
     measure: str = measures.DEFAULT,
     *,
     only: np.ndarray | None = None,
+    as_all: bool = False,
     run: str | Path | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
@@ -145,7 +146,7 @@ def score_plan(
 ) -> list[Scores]:
     """Scores of a plan's segments, or of `only` some of them (ascending), for each of its questions.
 
-    Args and Raises: as of `score_segments`.
+    Args and Raises: as of `score_segments` and `stream_scores`.
     """
     started = time.perf_counter()
     asked = plan.asked
@@ -154,7 +155,7 @@ def score_plan(
     fresh = [0] * len(asked)
     wanted = len(plan.segments) if only is None else len(only)
     options: dict[str, Any] = {"run": run, "batch": batch, "progress": progress, "only": only, "ranks": ranks}
-    parts = list(stream_scores(lm, plan, forward=forward, **options))
+    parts = list(stream_scores(lm, plan, forward=forward, as_all=as_all, **options))
     for part in gather_batches(plan, parts, wanted, progress, ranks):
         rows = list(part.segments)
         entropies[part.question, rows] = part.measured.entropies
@@ -227,6 +228,7 @@ def stream_scores(
     batch: int | None = None,
     progress: Progress | None = None,
     only: Sequence[int] | np.ndarray | None = None,
+    as_all: bool = False,
     forward: str | FastForward = "auto",
     ranks: Ranks = ALONE,
 ) -> Iterator[ScoredBatch]:
@@ -237,6 +239,8 @@ def stream_scores(
 
     Args:
         only: the segments to score, ascending; None = all.
+        as_all: score those in batches as large as if all were scored, filled up with others: products of another shape
+            differ in the last bits, and near ties with them.
         forward: as of `score_segments`.
         ranks: of several, each yields its own share; what was resumed comes from rank 0.
     """
@@ -257,10 +261,9 @@ def stream_scores(
             if found:
                 measured = Measured(np.stack([e for e, _ in found.values()]), np.array([q for _, q in found.values()]))
                 yield ScoredBatch(i, tuple(found), measured, resumed=True)
-        size = batch or _remembered_size(journal) or _default_size(lm, plan)
-        if only is not None and batch is None:  # no small batch at the end: for few segments it would count
-            batches = max(1, round(len(wanted) / size))
-            size = max(1, -(-len(wanted) // batches))
+        # Batches are of equal shape: a smaller last one is filled up, so it must not be small.
+        count = len(plan.segments) if as_all else len(wanted)
+        size = min(batch, count) if batch else _even(count, _remembered_size(journal) or _default_size(lm, plan))
         # All ranks take rank 0's size, so that the batches, and with them the scores' last bits, are the same for any
         # number of ranks; and share what is left.
         ranks.note(0, last=True)
@@ -357,14 +360,12 @@ def _score_chunk(
     for rows, questions in missing.items():
         ids = plan.tokens.ids[starts_of(plan.segments, rows)[:, None] + np.arange(length)]
         asked = [plan.prompts[i] for i in questions]
-        if forward is None:
-            measured = measure_batch(lm, ids, asked, plan.horizon, rows[0])
-        else:  # what is compiled is compiled for one shape
-            full = np.concatenate([ids, np.repeat(ids[-1:], size - len(ids), axis=0)])
-            measured = [
-                Measured(padded.entropies[: len(ids)], padded.question[: len(ids)])
-                for padded in measure_batch(lm, full, asked, plan.horizon, rows[0], forward)
-            ]
+        # One shape throughout: what is compiled is compiled for it, and products of another differ in the last bits.
+        full = np.concatenate([ids, np.repeat(ids[-1:], size - len(ids), axis=0)])
+        measured = [
+            Measured(padded.entropies[: len(ids)], padded.question[: len(ids)])
+            for padded in measure_batch(lm, full, asked, plan.horizon, rows[0], forward)
+        ]
         if journal is not None:
             journal.record(rows, {keys[i]: values for i, values in zip(questions, measured, strict=True)})
         for i in questions:
@@ -376,6 +377,11 @@ def _score_chunk(
 def _remembered_size(journal: Journal | None) -> int | None:
     remembered = None if journal is None else journal.recall("batch")
     return None if remembered is None else int(remembered)
+
+
+def _even(count: int, most: int) -> int:
+    """Rows per batch, of the fewest batches of at most `most` rows that hold `count`, all but alike."""
+    return max(1, -(-count // max(1, -(-count // most))))
 
 
 def _default_size(lm: LanguageModel, plan: Plan) -> int:

@@ -210,7 +210,7 @@ def test_8bit_mode_chooses_what_exact_scores_choose(bible: str, tmp_path: Path) 
     every = npukv.score_segments(lm, text, question, **options)
     found = npukv.score_segments(lm, text, question, mode="8bit", shortlist=3, run=tmp_path, **options)
     assert found.ranking()[0] == every.ranking()[0]
-    np.testing.assert_allclose(found.values[found.shortlist], every.values[found.shortlist], atol=1e-3)
+    assert np.array_equal(found.values[found.shortlist], every.values[found.shortlist])  # to the bit
     assert np.isinf(found.values).sum() == len(every) - 3
     again = npukv.score_segments(lm, text, question, mode="8bit", shortlist=3, run=tmp_path, **options)
     assert again.scored == 0

@@ -14,7 +14,7 @@ import npukv
 from npukv.errors import InputError, NpukvError
 from npukv.relevance import score as module
 from npukv.relevance.plan import make_plan
-from npukv.relevance.score import as_tokens, stream_scores
+from npukv.relevance.score import as_tokens, score_plan, stream_scores
 from npukv.text import tokenize
 
 QUESTION = "Who went up?"
@@ -26,9 +26,9 @@ def measuring(before: Callable[[int, list[int]], None]) -> Iterator[list[list[in
     went: list[list[int]] = []
     real = module.measure_batch
 
-    def spy(lm: Any, segments: np.ndarray, prompts: Any, horizon: int, index: int = 0) -> Any:
+    def spy(lm: Any, segments: np.ndarray, prompts: Any, *rest: Any) -> Any:
         before(len(segments), [len(prompts)])
-        measured = real(lm, segments, prompts, horizon, index)
+        measured = real(lm, segments, prompts, *rest)
         went.append([len(segments), len(prompts)])
         return measured
 
@@ -135,8 +135,23 @@ def test_progress_counts_tokens_to_the_end(llama: Any, text: str) -> None:
 def test_batch_is_as_asked(llama: Any, text: str, batch: int) -> None:
     with measuring(lambda *_: None) as went:
         scores = npukv.score_segments(llama, text, QUESTION, segment=50, batch=batch, horizon=1)
-    assert all(rows == batch for rows, _ in went[:-1])
-    assert sum(rows for rows, _ in went) == len(scores)
+    rows = min(batch, len(scores))
+    assert went == [[rows, 1]] * -(-len(scores) // rows)  # the last is filled up
+
+
+def test_batches_are_alike_and_some_segments_go_in_batches_of_all(llama: Any, text: str) -> None:
+    plan = make_plan(llama, as_tokens(llama, text), (QUESTION,), segment=50, horizon=2)
+    some, count = np.array([2, 3, 11]), len(plan.segments)
+    with measuring(lambda *_: None) as went, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "batch_size", lambda *_: count // 2 + 1)
+        [every] = score_plan(llama, plan)
+        [alone] = score_plan(llama, plan, only=some)
+        [filled] = score_plan(llama, plan, only=some, as_all=True)
+    assert went == [[-(-count // 2), 1], [-(-count // 2), 1], [3, 1], [-(-count // 2), 1]]
+    for name in ("entropies", "question"):
+        exact = getattr(every, name)[some]
+        assert getattr(filled, name)[some].tobytes() == exact.tobytes()  # to the bit
+        np.testing.assert_allclose(getattr(alone, name)[some], exact, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +172,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered(
         scores = npukv.score_segments(llama, text, QUESTION, batch=16, run=tmp_path, **options)
     assert tried[:4] == [16, 8, 4, 2]
     assert max(tried[4:]) == 2
-    assert sum(rows for rows, _ in went) == len(scores)
+    assert sum(rows for rows, _ in went) == -(-len(scores) // 2) * 2
     assert_same(scores, expected)
     with measuring(lambda *_: None) as went:
         npukv.score_segments(llama, text, "Why?", run=tmp_path, **options)
