@@ -11,7 +11,7 @@ from npukv.ops.hashing import reference
 from tests.ops.hashing.test_reference import draw_codes, drawn
 
 pytest.importorskip("triton")
-from npukv.ops.hashing import triton_attend
+from npukv.ops.hashing import triton_attend, triton_sift
 
 
 def lengths(*values: int) -> torch.Tensor:
@@ -22,7 +22,7 @@ def lengths(*values: int) -> torch.Tensor:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several stretches of several steps in a small row, and a small sample of it."""
     for name, value in {"PROGRAMS": 8, "BLOCK": 128, "SAMPLE": 128}.items():
-        monkeypatch.setitem(triton_attend.SIFT, name, value)
+        monkeypatch.setitem(triton_sift.SIFT, name, value)
     for name, value in {"PROGRAMS": 6, "TILE": 64, "BLOCK": 16}.items():
         monkeypatch.setitem(triton_attend.ATTEND, name, value)
 
@@ -67,7 +67,7 @@ def test_it_attends_to_exactly_what_is_selected(case: dict) -> None:
 def test_a_sample_that_misleads_is_noticed(misled: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """The row is scored again; here so that it must be, and with a threshold that is shared by several."""
     for name, value in misled.items():
-        monkeypatch.setattr(triton_attend, name, value)
+        monkeypatch.setattr(triton_sift, name, value)
     for name, value in {"PROGRAMS": 2, "TILE": 256}.items():
         monkeypatch.setitem(triton_attend.ATTEND, name, value)
     asked, keys, budget = draw_codes(0, 1, 2, 1, 1), draw_codes(1, 1, 1, 500, 1), 200
