@@ -169,6 +169,13 @@ def products(draw: Draw) -> Iterator[tuple]:
         scales = [draw.normal(count, dtype=torch.float32).abs() / 127 for count in (rows, outputs)]
         label = f"{rows}x{width}x{outputs}"
         yield "scaled_product", label, (whole[0], scales[0], whole[1], scales[1], draw.dtype)
+    for ends, width, outputs in (([5, 5, 31, 40], 96, 48), ([0, 0, 9], 33, 7)):
+        shapes = ((ends[-1], width), (len(ends), outputs, width))
+        rows, weight = (draw.whole(-127, 128, *shape).to(torch.int8) for shape in shapes)
+        scale, by_output = (draw.normal(*shape[:-1], dtype=torch.float32).abs() / 127 for shape in shapes)
+        label = f"{len(ends)}x{ends[-1]}x{width}x{outputs}"
+        places = torch.tensor(ends, dtype=torch.int32)
+        yield "grouped_scaled_product", label, (rows, scale, weight, by_output, places, draw.dtype)
 
 
 def codes(draw: Draw) -> Iterator[tuple]:
