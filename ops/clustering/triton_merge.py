@@ -1,9 +1,8 @@
-"""Merging without atomic additions of rows, for CUDA: tokens in the order of their places, each row read once.
+"""Merging without atomic additions of rows: tokens in the order of their places, each row read once.
 
 A counting sort lists the tokens of every place side by side. A program takes a block of that list, and owns the places
 that begin in it: it sums their rows by a product with the matrix of who belongs where, reads on to where its last place
-ends, and writes means. So a place of thousands of tokens costs no more per token than one of two. Not for Ascend:
-see triton.py, whose kernel lowers there.
+ends, and writes means. So a place of thousands of tokens costs no more per token than one of two.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ def _count_kernel(places, counts, length, kept, TOKENS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     inside = token < length
-    place = tl.load(places + row * length + tl.minimum(token, length - 1), mask=inside, other=0)
+    place = tl.load(places + row * length + token, mask=inside, other=0)
     tl.atomic_add(counts + row * kept + place, 1, mask=inside, sem="relaxed")
 
 
@@ -31,7 +30,7 @@ def _list_kernel(places, ends, order, ordered, length, kept, TOKENS: tl.constexp
     row = tl.program_id(0).to(tl.int64)
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     inside = token < length
-    place = tl.load(places + row * length + tl.minimum(token, length - 1), mask=inside, other=0)
+    place = tl.load(places + row * length + token, mask=inside, other=0)
     # Those outside add 0: triton-ascend drops the mask where the old value is asked for.
     slot = tl.atomic_add(ends + row * kept + place, inside.to(tl.int32), mask=inside, sem="relaxed")
     tl.store(order + row * length + slot, token, mask=inside)
@@ -44,14 +43,15 @@ def members(
 ):  # fmt: skip
     """The sum of the rows at order[begin:end] times their degrees, [WIDTH], and the sum of their degrees."""
     column = tl.arange(0, WIDTH)
+    safe_column = tl.minimum(column, D - 1) if D != WIDTH else column
     total = tl.zeros([TOKENS], tl.float32)
     sums = tl.zeros([WIDTH], tl.float32)
     for start in range(begin, end, TOKENS):
         slot = start + tl.arange(0, TOKENS)
-        token = tl.load(order + tl.minimum(slot, end - 1), mask=slot < end, other=0)
+        token = tl.load(order + slot, mask=slot < end, other=0)
         degree = tl.load(degrees + token, mask=slot < end, other=0.0)
         rows = tl.load(
-            x + token.to(tl.int64)[:, None] * stride + tl.minimum(column, D - 1)[None, :],
+            x + token.to(tl.int64)[:, None] * stride + safe_column[None, :],
             mask=(slot < end)[:, None] & (column < D)[None, :],
             other=0.0,
         )
@@ -68,7 +68,7 @@ def _means(
     """Means of one tensor's rows; returns the sums of their degrees."""
     column = tl.arange(0, WIDTH)
     real = column < D
-    dim = tl.minimum(column, D - 1)[None, :]
+    dim = (tl.minimum(column, D - 1) if D != WIDTH else column)[None, :]
     at = x + token.to(tl.int64)[:, None] * stride + dim
     rows = tl.load(at, mask=(degree > 0)[:, None] & real[None, :], other=0.0)
     sums = tl.dot(belongs, rows.to(tl.float32) * degree[:, None], input_precision=PRECISION)
@@ -146,10 +146,14 @@ def _merged(
         _merge_kernel[(rows, triton.cdiv(length, TOKENS), len(now))](
             x, other, degrees, order, ordered, ends, x_out, other_out, out_degrees, length, kept, heads,
             *x.stride()[:3], *other.stride()[:3], D=width, WIDTH=_padded(width), D2=width2, WIDTH2=_padded(width2),
-            TOKENS=TOKENS, PRECISION="ieee" if x.element_size() == 4 else "tf32" if together else "hf32",
-            TOGETHER=len(now) == 2,
+            TOKENS=TOKENS, PRECISION=precision(x, together), TOGETHER=len(now) == 2,
         )  # fmt: skip
     return out, out_degrees
+
+
+def precision(x: torch.Tensor, together: bool) -> str:
+    """Of products with rows of x in float32: shortened, as CUDA and Ascend call that, where the rows have 16 bits."""
+    return "ieee" if x.element_size() == 4 else "tf32" if together else "hf32"
 
 
 def merge_centroids(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int) -> torch.Tensor:

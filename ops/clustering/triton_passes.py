@@ -1,8 +1,8 @@
-"""Clustering of 16-bit keys on tensor cores, for CUDA: match, rank and join, one launch each per pass.
+"""Clustering by products of 16-bit keys, as tensor cores have them: match, rank and join, one launch each per pass.
 
 Likenesses are products of the keys as they are, exact, summed in float32 and divided by the lengths after. Rows stay
 where they are, in a copy; a list says which are alive, and only centroids that gained a member are written again.
-Not for Ascend: these kernels were compiled for CUDA only; triton.py's are the ones that lower there, and take float32.
+Where programs have no barriers, as on Ascend, ranking takes three launches.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from npukv.ops.clustering.triton_merge import members
+from npukv.ops.clustering.triton_merge import members, precision
 
 #: Sources of a program that matches, and targets at a time; tokens at a time of the others; warps that match.
 SOURCES, TARGETS, TOKENS, WARPS = 128, 64, 32, 8
@@ -80,7 +80,7 @@ def _match_kernel(
     real = column < D
     middle = tl.load(centre + row * D + column, mask=real, other=0.0)
     alive += row * length + chunk * size
-    x += row * length * D + tl.minimum(column, D - 1)[None, :]
+    x += row * length * D + (tl.minimum(column, D - 1) if D != WIDTH else column)[None, :]
     source = tl.program_id(0) * SOURCES + tl.arange(0, SOURCES)
     there = source < half
     index = tl.load(alive + 2 * source, mask=there, other=0)
@@ -230,7 +230,7 @@ def _join_kernel(
     head = tl.sum(tl.where(belongs & begins[None, :], token[None, :] + 1, 0), axis=1) - 1
     column = tl.arange(0, WIDTH)
     real = column < D
-    dim = tl.minimum(column, D - 1)[None, :]
+    dim = (tl.minimum(column, D - 1) if D != WIDTH else column)[None, :]
     rows = tl.load(x + token.to(tl.int64)[:, None] * D + dim, mask=several[:, None] & real[None, :], other=0.0)
     total = tl.sum(tl.where(belongs, degree[None, :], 0.0), axis=1)
     sums = tl.dot(belongs.to(tl.float32), rows.to(tl.float32) * degree[:, None], input_precision=PRECISION)
@@ -313,7 +313,7 @@ def cluster(
         if number < passes - 1:
             _join_kernel[(rows, triton.cdiv(held, TOKENS))](
                 x, weights, alive, order, ordered, ends, length, held, TOKENS=TOKENS,
-                PRECISION="tf32" if together else "hf32", BARRIER=together, **options,
+                PRECISION=precision(x, together), BARRIER=together, **options,
             )  # fmt: skip
         held -= merges
     places = keys.new_empty(batch, heads, length, dtype=torch.int32)

@@ -43,7 +43,7 @@ def cases(draw: st.DrawFn) -> dict:
     return {"codes": (query, keys), "rest": (lengths(end), budget, sink, recent, lengths(begin))}
 
 
-def sees_the_selected(codes: tuple[torch.Tensor, torch.Tensor], rest: tuple) -> None:
+def sees_the_selected(codes: tuple[torch.Tensor, torch.Tensor], rest: tuple, together: bool = True) -> None:
     """With equal weights the output counts the chosen positions, by their quotients and remainders."""
     asked, keys = codes
     group, capacity, width = asked.shape[1], keys.shape[2], 64
@@ -51,16 +51,18 @@ def sees_the_selected(codes: tuple[torch.Tensor, torch.Tensor], rest: tuple) -> 
     chosen = chosen[chosen >= 0].long()
     for digit in (torch.arange(capacity) % width, torch.arange(capacity) // width):
         value = torch.eye(width)[digit].expand(1, 1, capacity, width)
-        out, lse = triton_attend.hashed_attention(torch.zeros(1, group, 1, width), asked, keys, value, value, *rest)
+        query = torch.zeros(1, group, 1, width)
+        out, lse = triton_attend.hashed_attention(query, asked, keys, value, value, *rest, together=together)
         counted = digit[chosen].bincount(minlength=width)
         assert torch.equal((out[0, :, 0] * len(chosen)).round().long(), counted.expand(group, -1))
         torch.testing.assert_close(lse.exp(), torch.full((1, group, 1), float(len(chosen))))
 
 
 @settings(max_examples=8, deadline=None)
-@given(case=cases())
-def test_it_attends_to_exactly_what_is_selected(case: dict) -> None:
-    sees_the_selected(case["codes"], case["rest"])
+@given(case=cases(), together=st.booleans())
+def test_it_attends_to_exactly_what_is_selected(case: dict, together: bool) -> None:
+    """With barriers, and with launches of their own instead."""
+    sees_the_selected(case["codes"], case["rest"], together)
 
 
 @pytest.mark.parametrize("misled", [{"MARGIN": -9.0}, {"WINDOW": 4}], ids=["too few listed", "threshold out of sight"])
