@@ -105,3 +105,7 @@ def test_the_largest_allowed_fits_the_buffer(built: dict[str, card.Operator]) ->
     length = torch.zeros(1, dtype=torch.int32)
     assert custom.hamming_blocks(*codes, custom.SELECTED_BLOCKS)[0]
     built["hamming_blocks"].plan([*codes, length], [custom.SELECTED_BLOCKS, 1, 1], card.Chip())
+    for width, dtype in ((8, torch.float32), (16, torch.bfloat16), (128, torch.float16), (512, torch.float32)):
+        keys, degrees = torch.zeros(1, 1, 1200, width, dtype=dtype), torch.zeros(1, 1, 1200)
+        assert custom.centroid_merge(keys, keys, degrees, custom.MERGED_TOKENS)[0]
+        built["centroid_merge"].plan([keys, keys, degrees, degrees.int()], [1, custom.MERGED_TOKENS, 300], card.Chip())
