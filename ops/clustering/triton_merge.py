@@ -100,8 +100,8 @@ def _merge_kernel(
     place = tl.load(ordered + safe, mask=inside, other=0)
     previous = tl.load(ordered + tl.maximum(safe - 1, 0), mask=inside & (slot > 0), other=-1)
     begins = inside & (place != previous)
-    last = tl.max(tl.where(begins, place, -1), axis=0)
-    first = tl.min(tl.where(begins, place, last + 1), axis=0)
+    first = tl.min(tl.where(begins, place, kept), axis=0)
+    last = tl.max(tl.where(begins, place, -1), axis=0)  # where none begins, nothing is owned
     owned = inside & (place >= first)
     token = tl.load(order + safe, mask=owned, other=0)
     degree = tl.load(degrees + token, mask=owned, other=0.0)

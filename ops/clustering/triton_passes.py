@@ -219,7 +219,7 @@ def _join_kernel(
     place = tl.load(ordered + safe, mask=inside, other=-2)
     begins = inside & (place != tl.load(ordered + tl.maximum(safe - 1, 0), mask=inside & (slot > 0), other=-1))
     last = tl.max(tl.where(begins, place, -1), axis=0)
-    first = tl.min(tl.where(begins, place, last + 1), axis=0)
+    first = tl.min(tl.where(begins, place, held), axis=0)
     token = tl.load(order + safe, mask=inside, other=0)
     tl.store(alive + tl.maximum(place, 0), token, mask=begins)
     follows = inside & (tl.load(ordered + tl.minimum(slot + 1, held - 1), mask=slot + 1 < held, other=-1) == place)
