@@ -165,6 +165,29 @@ def grouped_matmul(x: list[torch.Tensor], weight: list[torch.Tensor], ends: torc
     return products[0]
 
 
+def grouped_quant_matmul(
+    x: list[torch.Tensor],
+    weight: list[torch.Tensor],
+    weight_scale: list[torch.Tensor],
+    scale: list[torch.Tensor],
+    ends: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """`grouped_matmul` of int8 rows and weights, times float32 scales [E, N] and [T], in `dtype`."""
+    products = torch.ops.npu.npu_grouped_matmul(
+        x,
+        weight,
+        scale=weight_scale,
+        per_token_scale=scale,
+        group_list=ends,
+        split_item=2,
+        group_type=0,
+        group_list_type=0,
+        output_dtype=dtype,
+    )
+    return products[0]
+
+
 def hamming_blocks(
     query_codes: torch.Tensor,
     key_codes: torch.Tensor,

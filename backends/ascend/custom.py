@@ -18,6 +18,8 @@ NAMESPACE = "npukv_ascendc"
 
 #: Blocks of 128 tokens that are selected from, and selected, at most: what the buffer of a vector core holds.
 SCORED_BLOCKS, SELECTED_BLOCKS = 8192, 4096
+#: Tokens of a chunk that is merged, at most.
+MERGED_TOKENS = 1024
 
 
 def loaded() -> tuple[bool, str]:
@@ -70,8 +72,8 @@ def centroid_merge(keys: torch.Tensor, values: torch.Tensor, degrees: torch.Tens
             "takes keys and values of float16, bfloat16 or float32, both alike, with degrees of float32, got "
             f"{keys.dtype}, {values.dtype} and {degrees.dtype}"
         )
-    if chunk > 128 or chunk % 2:
-        return False, f"takes chunks of 2, 4, ... 128 tokens, got {chunk}"
+    if chunk > MERGED_TOKENS or chunk % 2:
+        return False, f"takes chunks of 2, 4, ... {MERGED_TOKENS} tokens, got {chunk}"
     if keys.shape[3] * keys.element_size() % 32:
         return False, f"takes keys that fill whole blocks of 32 bytes, got {keys.shape[3]} of {keys.dtype}"
     return True, "keys, values and degrees read and written once"

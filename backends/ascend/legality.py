@@ -274,6 +274,26 @@ def grouped_matmul(x: torch.Tensor, weight: torch.Tensor) -> tuple[bool, str]:
     source = _DOCUMENTED.format("npu_grouped_matmul")
     if not _takes("npu_grouped_matmul", x.dtype) or weight.dtype != x.dtype:
         return False, f"takes float16, bfloat16 and float32, weights alike (got {x.dtype}, {weight.dtype}; {source})"
+    return _groups(x, weight, source)
+
+
+def grouped_quant_matmul(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, weight_scale: torch.Tensor, dtype: torch.dtype
+) -> tuple[bool, str]:
+    """npu_grouped_matmul of int8 rows [T, K] and weights [E, N, K], with scales per token [T] and per output [E, N]."""
+    source = _DOCUMENTED.format("npu_grouped_matmul")
+    if not str(x.dtype) == str(weight.dtype) == "torch.int8":
+        return False, f"multiplies int8 (got {x.dtype} and {weight.dtype}; {source})"
+    if not str(scale.dtype) == str(weight_scale.dtype) == "torch.float32":
+        return False, f"takes scales of float32 (got {scale.dtype} and {weight_scale.dtype}; {source})"
+    if str(dtype).removeprefix("torch.") not in HALF:
+        return False, f"with a scale per token it gives float16 and bfloat16 (got {dtype}; {source})"
+    if not (scale.is_contiguous() and weight_scale.is_contiguous()):
+        return False, f"takes scales without gaps ({source})"
+    return _groups(x, weight, source)
+
+
+def _groups(x: torch.Tensor, weight: torch.Tensor, source: str) -> tuple[bool, str]:
     if weight.shape[0] > 1024:
         return False, f"takes up to 1024 groups (got {weight.shape[0]}; {source})"
     if max(weight.shape[1:]) >= 65536:

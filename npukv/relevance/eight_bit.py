@@ -7,12 +7,15 @@ from typing import NamedTuple
 import torch
 
 from npukv.errors import DeviceError
-from npukv.ops.products import KINDS, quantise_rows, scaled_product
+from npukv.ops.products import KINDS, grouped_linear, grouped_scaled_product, quantise_rows, scaled_product
 from npukv.ops.registry import REFERENCE, explain
 
 
 class Weight(NamedTuple):
-    """A linear layer's weight [N, K]: its numbers, and in 8 bits the scale of each row, float32 [N]."""
+    """A linear layer's weight [N, K]: its numbers, and in 8 bits the scale of each row, float32 [N].
+
+    Or those of several experts: [E, N, K], and [E, N].
+    """
 
     codes: torch.Tensor
     scale: torch.Tensor | None = None
@@ -23,8 +26,9 @@ class Weight(NamedTuple):
 
 
 def quantise_weight(weight: torch.Tensor, kind: torch.dtype) -> Weight:
-    """[N, K] in a floating type -> 8 bits, each row with a scale of its own."""
-    return Weight(*quantise_rows(weight, kind))
+    """[N, K], or [E, N, K], in a floating type -> 8 bits, each row with a scale of its own."""
+    codes, scale = quantise_rows(weight.flatten(0, -2), kind)
+    return Weight(codes.view(weight.shape), scale.view(weight.shape[:-1]))
 
 
 def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
@@ -33,6 +37,22 @@ def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
         return x @ weight.codes.t()
     codes, scale = quantise_rows(x, weight.codes.dtype)
     return scaled_product(codes, scale, weight.codes, weight.scale, x.dtype)
+
+
+def grouped(x: torch.Tensor, rows: torch.Tensor | None, weight: Weight, ends: torch.Tensor) -> torch.Tensor:
+    """Groups of rows times the weights [E, N, K] of their experts -> [T, N], in x's type.
+
+    Args:
+        x: [M, K].
+        rows: int64 [T], which of x, sorted by group; None = all of them, as they are.
+        ends: int32 [E], where the groups end.
+    """
+    if weight.scale is None:
+        return grouped_linear(x if rows is None else x[rows], weight.codes, ends)
+    codes, scale = quantise_rows(x, weight.codes.dtype)
+    if rows is not None:
+        codes, scale = codes[rows], scale[rows]
+    return grouped_scaled_product(codes, scale, weight.codes, weight.scale, ends, x.dtype)
 
 
 def usable(device: torch.device) -> list[torch.dtype]:

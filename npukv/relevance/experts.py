@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import silu
 
-from npukv.ops.products import grouped_linear
+from npukv.relevance.eight_bit import Weight, grouped
 
 
 class Experts(NamedTuple):
     """The weights of such a layer: of the router [E, H], of all experts [E, 2 I, H] (gate, up) and [E, H, I]."""
 
     router: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    gate_up: Weight
+    down: Weight
     chosen: int  # experts per token
     normalised: bool  # whether the weights of those chosen add up to 1
 
@@ -28,7 +28,7 @@ def experts_of(mlp: Any) -> Experts | None:
     if not (isinstance(gate_up, torch.Tensor) and isinstance(down, torch.Tensor) and hasattr(router, "top_k")):
         return None
     normalised = getattr(router, "norm_topk_prob", True)
-    return Experts(router.weight.detach(), gate_up.detach(), down.detach(), router.top_k, normalised)
+    return Experts(router.weight.detach(), Weight(gate_up.detach()), Weight(down.detach()), router.top_k, normalised)
 
 
 def mixture(x: torch.Tensor, experts: Experts) -> torch.Tensor:
@@ -46,7 +46,7 @@ def mixture(x: torch.Tensor, experts: Experts) -> torch.Tensor:
     sorted_experts, order = expert.flatten().sort(stable=True)  # [T k]
     numbers = torch.arange(len(experts.router), device=x.device)
     ends = torch.searchsorted(sorted_experts, numbers, right=True).int()
-    gate, up = grouped_linear(x[order // experts.chosen], experts.gate_up, ends).chunk(2, dim=-1)
-    said = grouped_linear(silu(gate) * up, experts.down, ends)
+    gate, up = grouped(x, order // experts.chosen, experts.gate_up, ends).chunk(2, dim=-1)
+    said = grouped(silu(gate) * up, None, experts.down, ends)
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
     return (said[back].unflatten(0, expert.shape).float() * share[..., None]).sum(1).to(x.dtype)

@@ -76,11 +76,12 @@ class FastForward:
 
     Args:
         lm: a model that `supports` accepts.
-        eight_bit: 8-bit matrix products in all layers but the head; a torch dtype, or True for the device's fastest.
+        eight_bit: 8-bit matrix products in all layers but for the head and the experts' router; a torch dtype, or True
+            for the device's fastest.
         compiled: compile the blocks; if the compiler fails, they run as they are, and a warning says so.
 
     Raises:
-        ModelError: the model is not supported, or not in 8 bits; DeviceError: no 8-bit products on this device.
+        ModelError: the model is not supported; DeviceError: no 8-bit products on this device.
     """
 
     def __init__(self, lm: LanguageModel, eight_bit: bool | torch.dtype = False, compiled: bool = True) -> None:
@@ -91,8 +92,6 @@ class FastForward:
             )
         self.lm = lm
         self.compiled = compiled
-        if eight_bit and any(experts_of(layer.mlp) for layer in lm.model.model.layers):
-            raise ModelError(f"{lm.name}: there are no 8-bit products of experts; take --forward fused")
         kind = usable(lm.device.torch_device)[0] if eight_bit is True else eight_bit or None
         self.kind = kind
         self.layers = [_fuse(layer, kind) for layer in lm.model.model.layers]
@@ -250,6 +249,9 @@ def _fuse(layer: Any, kind: torch.dtype | None) -> Layer:
         return Weight(weight)
 
     experts = experts_of(mlp)
+    if experts is not None and kind is not None:
+        gate_up, down = (quantise_weight(weight.codes, kind) for weight in (experts.gate_up, experts.down))
+        experts = experts._replace(gate_up=gate_up, down=down)
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     biases = [module.bias for module in projections]
     return Layer(

@@ -1,8 +1,8 @@
-"""Clustering of 16-bit keys on tensor cores, for CUDA: match, rank and join, one launch each per pass.
+"""Clustering by products of 16-bit keys, as tensor cores have them: match, rank and join, one launch each per pass.
 
 Likenesses are products of the keys as they are, exact, summed in float32 and divided by the lengths after. Rows stay
 where they are, in a copy; a list says which are alive, and only centroids that gained a member are written again.
-Not for Ascend: these kernels were compiled for CUDA only; triton.py's are the ones that lower there, and take float32.
+Where programs have no barriers, as on Ascend, ranking takes three launches.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from npukv.ops.clustering.triton_merge import members
+from npukv.ops.clustering.triton_merge import members, precision
 
 #: Sources of a program that matches, and targets at a time; tokens at a time of the others; warps that match.
 SOURCES, TARGETS, TOKENS, WARPS = 128, 64, 32, 8
@@ -80,7 +80,7 @@ def _match_kernel(
     real = column < D
     middle = tl.load(centre + row * D + column, mask=real, other=0.0)
     alive += row * length + chunk * size
-    x += row * length * D + column[None, :]
+    x += row * length * D + (tl.minimum(column, D - 1) if D != WIDTH else column)[None, :]
     source = tl.program_id(0) * SOURCES + tl.arange(0, SOURCES)
     there = source < half
     index = tl.load(alive + 2 * source, mask=there, other=0)
@@ -113,14 +113,17 @@ def _match_kernel(
 
 @triton.jit(do_not_specialize=VARYING)
 def _rank_kernel(
-    scores, partners, alive, step, counts, ends, order, ordered, length, held, size, chunks, merges,
-    HALF: tl.constexpr, BLOCK: tl.constexpr,
+    scores, partners, turns, alive, step, counts, ends, order, ordered, length, held, size, chunks, merges,
+    HALF: tl.constexpr, BLOCK: tl.constexpr, STAGE: tl.constexpr,
 ):  # fmt: skip
     """A chunk's places, from its sources' scores, and the list of who is at which place, a target before its sources.
 
     All [rows, length]. step: the place of each of the `held` alive keys; order, ordered: rows of x and their places,
     sorted by place; ends: where each place's part of the list ends; counts: zeros, that become the sources of a place.
     The program behind the last chunk does what is behind it.
+
+    STAGE: 0 = everything, with barriers before what other threads stored is read; where programs have no barrier, a
+    launch each for 1, 2 and 3. turns: scratch between them, -1 for a source that stays.
     """
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
@@ -143,89 +146,107 @@ def _rank_kernel(
         before = (merges.to(tl.int64) * chunk // chunks).to(tl.int32)
         count = (merges.to(tl.int64) * (chunk + 1) // chunks).to(tl.int32) - before
         there = source < half
-        mine = (row * chunks + chunk) * half
-        score = tl.load(scores + mine + source, mask=there, other=float("-inf"))
-        partner = tl.load(partners + mine + source, mask=there, other=0)
-        rank = tl.zeros([HALF], tl.int32)  # how many are ahead
-        for start in range(0, half, BLOCK):
-            rival = start + tl.arange(0, BLOCK)
-            other = tl.load(scores + mine + rival, mask=rival < half, other=float("-inf"))
-            ahead = other[None, :] > score[:, None]
-            ahead = ahead | ((other[None, :] == score[:, None]) & (rival[None, :] < source[:, None]))
-            rank += tl.sum(ahead.to(tl.int32), axis=1)
-        leaves = (rank < count) & there
-        gone = tl.cumsum(leaves.to(tl.int32), axis=0)
+        safe = tl.minimum(source, half - 1)
         first = chunk * size
-        place = first - before + 2 * source - gone  # of the source if it stays; its neighbour's is the next
-        tl.store(step + first + 2 * source + 1, place + 1, mask=there)
-        turn = tl.atomic_add(counts + first + partner, 1, mask=leaves)
-        tl.debug_barrier()  # what is read below, another thread may have stored
-        joined = tl.load(step + first + 2 * partner + 1, mask=leaves, other=0)
-        gains = tl.load(counts + first + source, mask=there, other=0, cache_modifier=".cg")
-        at = first + 2 * source + 1 - gone + tl.cumsum(gains, axis=0) - gains  # the target's slot
-        tl.store(ends + place + 1, at + 1 + gains, mask=there)
-        tl.store(ordered + at, place + 1, mask=there)
-        tl.store(order + at, tl.load(alive + first + 2 * source + 1, mask=there, other=0), mask=there)
-        index = tl.load(alive + first + 2 * source, mask=there, other=0)
-        stays = there & (rank >= count)
-        tl.store(ends + place, at, mask=stays)
-        tl.debug_barrier()
-        behind = tl.load(ends + joined, mask=leaves, other=1)
-        total = tl.load(counts + first + partner, mask=leaves, other=0, cache_modifier=".cg")
-        slot = tl.where(leaves, behind - total + turn, at - 1)
-        place = tl.where(leaves, joined, place)
-        tl.store(ordered + slot, place, mask=there)
-        tl.store(order + slot, index, mask=there)
-        tl.store(step + first + 2 * source, place, mask=there)
+        mine = (row * chunks + chunk) * half
+        partner = tl.load(partners + mine + source, mask=there, other=0)
+        if STAGE <= 1:
+            score = tl.load(scores + mine + source, mask=there, other=float("-inf"))
+            rank = tl.zeros([HALF], tl.int32)  # how many are ahead
+            for start in range(0, half, BLOCK):
+                rival = start + tl.arange(0, BLOCK)
+                other = tl.load(scores + mine + rival, mask=rival < half, other=float("-inf"))
+                ahead = other[None, :] > score[:, None]
+                ahead = ahead | ((other[None, :] == score[:, None]) & (rival[None, :] < source[:, None]))
+                rank += tl.sum(ahead.to(tl.int32), axis=1)
+            leaves = (rank < count) & there
+            # Those that stay add 0: triton-ascend drops the mask where the old value is asked for.
+            turn = tl.atomic_add(counts + first + partner, leaves.to(tl.int32), mask=leaves)
+            if STAGE == 1:
+                tl.store(turns + mine + source, tl.where(leaves, turn, -1), mask=there)
+        else:
+            turn = tl.load(turns + mine + source, mask=there, other=-1)
+            leaves = turn >= 0
+        gone = tl.cumsum(leaves.to(tl.int32), axis=0)
+        place = first - before + 2 * safe - gone  # of the source if it stays; its neighbour's is the next
+        if STAGE <= 1:
+            tl.store(step + first + 2 * safe + 1, place + 1, mask=there)
+        if STAGE == 0:
+            tl.debug_barrier()  # what is read below, another thread may have stored
+        if STAGE != 1:
+            gains = tl.load(counts + first + source, mask=there, other=0, cache_modifier=".cg")
+            at = first + 2 * safe + 1 - gone + tl.cumsum(gains, axis=0) - gains  # the target's slot
+            stays = there & (leaves == 0)
+            if STAGE != 3:
+                tl.store(ends + place + 1, at + 1 + gains, mask=there)
+                tl.store(ordered + at, place + 1, mask=there)
+                tl.store(order + at, tl.load(alive + first + 2 * safe + 1, mask=there, other=0), mask=there)
+                tl.store(ends + place, at, mask=stays)
+            if STAGE == 0:
+                tl.debug_barrier()
+            if STAGE != 2:
+                joined = tl.load(step + first + 2 * partner + 1, mask=leaves, other=0)
+                index = tl.load(alive + first + 2 * safe, mask=there, other=0)
+                behind = tl.load(ends + joined, mask=leaves, other=1)
+                total = tl.load(counts + first + partner, mask=leaves, other=0, cache_modifier=".cg")
+                slot = tl.where(leaves, behind - total + turn, at - 1)
+                place = tl.where(leaves, joined, place)
+                tl.store(ordered + slot, place, mask=there)
+                tl.store(order + slot, index, mask=there)
+                tl.store(step + first + 2 * safe, place, mask=there)
 
 
 @triton.jit(do_not_specialize=VARYING)
 def _join_kernel(
     x, weights, alive, order, ordered, ends, length, held,
-    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
+    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, PRECISION: tl.constexpr, BARRIER: tl.constexpr,
 ):  # fmt: skip
     """The places that begin in a block of the list: the target's row becomes the mean of its members, in place.
 
-    alive: written, the rows of the next pass. A row is read and written by its place's program only.
+    alive: written, the rows of the next pass. A row is read and written by its place's program only, and what is
+    written depends on all that is read; so the barrier is for programs of several threads alone.
     """
     row = tl.program_id(0).to(tl.int64)
     begin = tl.program_id(1) * TOKENS
     slot = begin + tl.arange(0, TOKENS)
     inside = slot < held
+    safe = tl.minimum(slot, held - 1)
     x += row * length * D
     weights += row * length
     alive += row * length
     order += row * length
     ordered += row * length
-    place = tl.load(ordered + slot, mask=inside, other=-2)
-    begins = inside & (place != tl.load(ordered + slot - 1, mask=inside & (slot > 0), other=-1))
+    place = tl.load(ordered + safe, mask=inside, other=-2)
+    begins = inside & (place != tl.load(ordered + tl.maximum(safe - 1, 0), mask=inside & (slot > 0), other=-1))
     last = tl.max(tl.where(begins, place, -1), axis=0)
-    if last >= 0:
-        first = tl.min(tl.where(begins, place, held), axis=0)
-        token = tl.load(order + slot, mask=inside, other=0)
-        tl.store(alive + place, token, mask=begins)
-        follows = inside & (tl.load(ordered + slot + 1, mask=slot + 1 < held, other=-1) == place)
-        several = inside & (place >= first) & (follows | (begins == 0))
-        degree = tl.load(weights + token, mask=several, other=0.0)
-        here = first + tl.arange(0, TOKENS)
-        belongs = several[None, :] & (place[None, :] == here[:, None])
-        head = tl.sum(tl.where(belongs & begins[None, :], token[None, :] + 1, 0), axis=1) - 1
-        column = tl.arange(0, WIDTH)
-        real = column < D
-        rows = tl.load(
-            x + token.to(tl.int64)[:, None] * D + column[None, :], mask=several[:, None] & real[None, :], other=0.0
-        )
-        total = tl.sum(tl.where(belongs, degree[None, :], 0.0), axis=1)
-        sums = tl.dot(belongs.to(tl.float32), rows.to(tl.float32) * degree[:, None], input_precision="tf32")
-        end = tl.load(ends + row * length + last)
-        rest, more = members(x, weights, order, begin + TOKENS, end, D, D, WIDTH, TOKENS)
-        sums += tl.where((here == last)[:, None], rest[None, :], 0.0)
-        total += tl.where(here == last, more, 0.0)
+    first = tl.min(tl.where(begins, place, held), axis=0)
+    token = tl.load(order + safe, mask=inside, other=0)
+    tl.store(alive + tl.maximum(place, 0), token, mask=begins)
+    follows = inside & (tl.load(ordered + tl.minimum(slot + 1, held - 1), mask=slot + 1 < held, other=-1) == place)
+    several = inside & (place >= first) & (follows | (begins == 0))
+    degree = tl.load(weights + token, mask=several, other=0.0)
+    here = first + tl.arange(0, TOKENS)
+    belongs = several[None, :] & (place[None, :] == here[:, None])
+    head = tl.sum(tl.where(belongs & begins[None, :], token[None, :] + 1, 0), axis=1) - 1
+    column = tl.arange(0, WIDTH)
+    real = column < D
+    dim = (tl.minimum(column, D - 1) if D != WIDTH else column)[None, :]
+    rows = tl.load(x + token.to(tl.int64)[:, None] * D + dim, mask=several[:, None] & real[None, :], other=0.0)
+    total = tl.sum(tl.where(belongs, degree[None, :], 0.0), axis=1)
+    sums = tl.dot(belongs.to(tl.float32), rows.to(tl.float32) * degree[:, None], input_precision=PRECISION)
+    begin += TOKENS
+    end = tl.where(last >= 0, tl.load(ends + row * length + tl.maximum(last, 0)), begin)
+    rest, more = members(x, weights, order, begin, end, D, D, WIDTH, TOKENS)
+    sums += tl.where((here == last)[:, None], rest[None, :], 0.0)
+    total += tl.where(here == last, more, 0.0)
+    if BARRIER:
         tl.debug_barrier()  # everything is read before anything is written
-        to = x + head.to(tl.int64)[:, None] * D + column[None, :]
-        mean = sums / tl.where(head >= 0, total, 1.0)[:, None]
-        tl.store(to, mean.to(x.dtype.element_ty), mask=(head >= 0)[:, None] & real[None, :])
-        tl.store(weights + head, total, mask=head >= 0)
+    written = head >= 0
+    head = tl.maximum(head, 0)
+    mean = sums / tl.where(written, total, 1.0)[:, None]
+    to = x + head.to(tl.int64)[:, None] * D + dim
+    tl.store(to, mean.to(x.dtype.element_ty), mask=written[:, None] & real[None, :])
+    tl.store(weights + head, total, mask=written)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -234,7 +255,7 @@ def _follow_kernel(steps, places, length, passes, each, TOKENS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     inside = token < length
-    at = token
+    at = tl.minimum(token, length - 1)
     steps += row * length
     for _ in range(passes):
         at = tl.load(steps + at, mask=inside, other=0)
@@ -249,8 +270,13 @@ def cluster(
     typical: float = 1.0,
     cos: torch.Tensor | None = None,
     sin: torch.Tensor | None = None,
+    together: bool = True,
 ) -> torch.Tensor:
-    """As the reference, but for the order in which numbers are added and, with cos and sin, one rounding less."""
+    """As the reference, but for the order in which numbers are added and, with cos and sin, one rounding less.
+
+    Args:
+        together: a pass's ranking in one launch, with barriers, which triton-ascend passes on as a GPU's.
+    """
     batch, heads, length, width = keys.shape
     rows, passes = batch * heads, len(plan) // 3
     if not plan:
@@ -269,7 +295,7 @@ def cluster(
     )  # fmt: skip
     centre = partial.sum(1) / degrees.view(rows, length).sum(-1, keepdim=True)
     scores = degrees.new_empty(rows, length)
-    partners = keys.new_empty(rows, length, dtype=torch.int32)
+    partners, turns = keys.new_empty(2, rows, length, dtype=torch.int32)
     options = {"D": width, "WIDTH": _padded(width)}
     held = length
     for number in range(passes):
@@ -279,14 +305,16 @@ def cluster(
             num_warps=WARPS, **options,
         )  # fmt: skip
         half = _padded(size // 2)
-        _rank_kernel[(rows, chunks + 1)](
-            scores, partners, alive, steps[number], counts[number], ends, order, ordered, length, held, size, chunks,
-            merges, HALF=half, BLOCK=max(1, min(32, 8192 // half)), num_warps=8,
-        )  # fmt: skip
+        for stage in (0,) if together else (1, 2, 3):
+            _rank_kernel[(rows, chunks + 1)](
+                scores, partners, turns, alive, steps[number], counts[number], ends, order, ordered, length, held, size,
+                chunks, merges, HALF=half, BLOCK=max(1, min(32, 8192 // half)), STAGE=stage, num_warps=8,
+            )  # fmt: skip
         if number < passes - 1:
             _join_kernel[(rows, triton.cdiv(held, TOKENS))](
-                x, weights, alive, order, ordered, ends, length, held, TOKENS=TOKENS, **options
-            )
+                x, weights, alive, order, ordered, ends, length, held, TOKENS=TOKENS,
+                PRECISION=precision(x, together), BARRIER=together, **options,
+            )  # fmt: skip
         held -= merges
     places = keys.new_empty(batch, heads, length, dtype=torch.int32)
     _follow_kernel[(rows, triton.cdiv(length, 512))](steps, places, length, passes, rows * length, TOKENS=512)

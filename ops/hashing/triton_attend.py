@@ -7,7 +7,8 @@ the row's counts a program of the second launch knows the exact threshold; it ta
 tokens, and attends to those of them that are chosen. Where the counts show that the sample misled (too few tokens
 listed, or a threshold far below the cutoff) it scores the row again: slow, exact, and next to never.
 
-For CUDA alone: a program reads what its other threads wrote, after a barrier, which triton-ascend passes on as a GPU's.
+On CUDA a program reads what its other threads wrote, after a barrier, which triton-ascend passes on as a GPU's: there,
+what comes after a barrier is a launch of its own (five in all).
 """
 
 from __future__ import annotations
@@ -19,144 +20,12 @@ import triton.language as tl
 from npukv.ops.attention import triton as attending
 from npukv.ops.hashing import reference
 from npukv.ops.hashing import triton as scoring
+from npukv.ops.hashing import triton_sift as sifting
 from npukv.ops.hashing.triton_select import _bounds
+from npukv.ops.hashing.triton_sift import SIFT
 
-#: Programs that fill the card, tokens per step, stages, and how many of a row's tokens the sample holds.
-SIFT = {"PROGRAMS": 1024, "BLOCK": 1024, "STAGES": 1, "SAMPLE": 1024}
-#: The cutoff's rank in the sample is that of the threshold, and as many of its standard deviations more, and 10.
-MARGIN = 6.0
-#: Scores below the cutoff that are counted one by one.
-WINDOW = 64
 #: Programs, listed tokens and keys per step, warps and stages of the launch that attends.
 ATTEND = {"PROGRAMS": 528, "TILE": 256, "BLOCK": 32, "num_warps": 4, "STAGES": 3}
-#: Threads across which one step's tokens lie.
-LANES = tl.constexpr(128)
-
-
-@triton.jit
-def _free(begin, end, budget, sink, recent):
-    """The tokens that compete (first, number), how many of them are needed, and how many sink tokens there are."""
-    end = tl.maximum(begin, end)
-    head = tl.minimum(sink, end - begin)
-    free = tl.maximum(end - begin - sink - recent, 0)
-    forced = end - begin - free
-    return begin + head, free, tl.minimum(budget, end - begin) - forced, head
-
-
-@triton.jit
-def _stretch(free, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    """Tokens of a program: whole steps."""
-    return tl.cdiv(tl.cdiv(free, SPLITS), BLOCK) * BLOCK
-
-
-@triton.jit
-def _votes(query_ptr, row, GROUP: tl.constexpr, WORDS: tl.constexpr):
-    """How many of the group's queries have a 0 and a 1 there: twice [WORDS, 32]."""
-    ones = tl.zeros([WORDS, 32], tl.int32)
-    for g in tl.static_range(GROUP):
-        query = tl.load(query_ptr + (row * GROUP + g) * WORDS + tl.arange(0, WORDS))
-        ones += (query[:, None] >> tl.arange(0, 32)[None, :]) & 1
-    return GROUP - ones, ones
-
-
-@triton.jit
-def _sampled(
-    codes_row, zeros, ones, one, first, free, need, capacity,
-    WORDS: tl.constexpr, PLANES: tl.constexpr, CARRY: tl.constexpr, BITS: tl.constexpr, SAMPLE: tl.constexpr,
-    MARGIN: tl.constexpr,
-):  # fmt: skip
-    """The cutoff, from tokens drawn one each from SAMPLE equal parts of the row's free ones."""
-    i = tl.arange(0, SAMPLE)
-    wide = free // SAMPLE
-    drawn = ((i.to(tl.uint32) * 2654435769) >> 16).to(tl.int32) & 0x7FFF
-    place = first + i * wide + i * (free - wide * SAMPLE) // SAMPLE + (drawn * wide >> 15)
-    place = tl.minimum(place, capacity - 1)  # where there is nothing to draw
-    codes = tl.load(codes_row + place[:, None] * WORDS + tl.arange(0, WORDS)[None, :]).to(tl.uint32, bitcast=True)
-    score = scoring._distances(codes, zeros, ones, one, PLANES, SAMPLE, CARRY)
-    expected = tl.maximum(need, 0).to(tl.float32) * SAMPLE / tl.maximum(free, 1).to(tl.float32)
-    rank = tl.minimum((expected + MARGIN * tl.sqrt(expected)).to(tl.int32) + 10, SAMPLE)
-    cutoff = 0
-    for b in tl.static_range(BITS):
-        above = cutoff + (1 << (BITS - 1 - b))
-        cutoff = tl.where(tl.sum((score < above).to(tl.int32), 0) < rank, above, cutoff)
-    return cutoff
-
-
-@triton.jit
-def _listed(list_ptr, score, place, passed, found, BLOCK: tl.constexpr):
-    """Append score << 16 | place where `passed`, in order; returns the new length.
-
-    Eight tokens of a thread, LANES apart, are eight bytes of one number, which is added up over the threads at once.
-    """
-    PARTS: tl.constexpr = BLOCK // LANES
-    part = tl.arange(0, PARTS)
-    held = tl.reshape(passed.to(tl.int64), [PARTS, LANES])
-    packed = tl.sum(held << (8 * part)[:, None].to(tl.int64), 0)
-    running = tl.cumsum(packed, 0) - packed
-    total = tl.sum(packed, 0)
-    before = tl.zeros([PARTS], tl.int32) + found
-    for p in tl.static_range(PARTS):
-        number = ((total >> (8 * p)) & 255).to(tl.int32)
-        before += tl.where(part > p, number, 0)
-        found += number
-    target = before[:, None] + ((running[None, :] >> (8 * part)[:, None].to(tl.int64)) & 255).to(tl.int32)
-    target = tl.reshape(target, [BLOCK])
-    tl.store(list_ptr + tl.where(passed, target, 0), (score << 16) | place, mask=passed)
-    return found
-
-
-@triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
-def _sift_kernel(
-    query_ptr, codes_ptr, length_ptr, start_ptr, list_ptr, fine_ptr, cutoff_ptr,
-    capacity, kv_heads, budget, sink, recent, room,
-    GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, CARRY: tl.constexpr,
-    SPLITS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, MARGIN: tl.constexpr,
-    BLOCK: tl.constexpr, STAGES: tl.constexpr, SAMPLE: tl.constexpr,
-):  # fmt: skip
-    """list [rows, SPLITS, room]: score << 16 | place, of scores up to the row's cutoff, ascending places.
-
-    fine [rows, SPLITS, WINDOW]: how many lie 0, 1, ... below the cutoff, or at least WINDOW - 1; cutoff [rows].
-    """
-    row = tl.program_id(0).to(tl.int64)
-    split = tl.program_id(1)
-    begin, end = _bounds(length_ptr, start_ptr, row // kv_heads, capacity, WITH_START)
-    lowest, free, need, _ = _free(begin, end, budget, sink, recent)
-    zeros, ones = _votes(query_ptr, row, GROUP, WORDS)
-    one = tl.minimum(capacity, 1)
-    codes_row = codes_ptr + row * capacity * WORDS
-    cutoff = _sampled(
-        codes_row, zeros, ones, one, lowest, free, need, capacity, WORDS, PLANES, CARRY, BITS, SAMPLE, MARGIN
-    )  # fmt: skip
-    cutoff = tl.where(need < free, cutoff, GROUP * WORDS * 32)
-    cutoff = tl.where(need > 0, cutoff, -1)
-    chunk = _stretch(free, SPLITS, BLOCK)
-    first = lowest + split * chunk
-    last = tl.minimum(first + chunk, lowest + free)
-    whole = first + tl.maximum(last - first, 0) // BLOCK * BLOCK
-    list_row = list_ptr + (row * SPLITS + split) * room
-    lane, word = tl.arange(0, BLOCK), tl.arange(0, WORDS)
-    found = 0
-    for at in tl.range(first, whole, BLOCK, num_stages=STAGES):
-        codes = tl.load(codes_row + at * WORDS + lane[:, None] * WORDS + word[None, :]).to(tl.uint32, bitcast=True)
-        score = scoring._distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
-        found = _listed(list_row, score, at - first + lane, score <= cutoff, found, BLOCK)
-    if whole < last:
-        held = whole + lane < last
-        safe = tl.minimum(whole + lane, last - 1)
-        codes = tl.load(codes_row + safe[:, None] * WORDS + word[None, :]).to(tl.uint32, bitcast=True)
-        score = scoring._distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
-        found = _listed(list_row, score, whole - first + lane, held & (score <= cutoff), found, BLOCK)
-    tl.debug_barrier()  # the list is read by other threads than wrote it
-    fine = tl.arange(0, WINDOW)
-    binned = tl.zeros([WINDOW], tl.int32)
-    for offset in range(0, found, 256):
-        item = offset + tl.arange(0, 256)
-        below = cutoff - (tl.load(list_row + tl.minimum(item, found - 1)) >> 16)
-        binned += tl.histogram(tl.where(item < found, tl.minimum(below, WINDOW - 1), WINDOW - 1), WINDOW)
-    binned -= tl.where(fine == WINDOW - 1, tl.cdiv(found, 256) * 256 - found, 0)
-    tl.store(fine_ptr + (row * SPLITS + split) * WINDOW + fine, binned)
-    if split == 0:
-        tl.store(cutoff_ptr + row, cutoff)
 
 
 @triton.jit
@@ -164,7 +33,7 @@ def _row_scores(
     query_ptr, codes_row, position, last, row, one,
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, CARRY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    zeros, ones = _votes(query_ptr, row, GROUP, WORDS)
+    zeros, ones = sifting._votes(query_ptr, row, GROUP, WORDS)
     safe = tl.minimum(position, last - 1)
     codes = tl.load(codes_row + safe[:, None] * WORDS + tl.arange(0, WORDS)[None, :]).to(tl.uint32, bitcast=True)
     score = scoring._distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
@@ -201,40 +70,23 @@ def _rescored(
     return threshold, since
 
 
-@triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
-def _attend_kernel(
-    query_codes_ptr, codes_ptr, list_ptr, fine_ptr, cutoff_ptr, chosen_ptr, length_ptr, start_ptr,
-    query, key, value, outs, lses, scale, query_b, query_h, key_b, key_h, key_c, value_b, value_h, value_c,
-    capacity, kv_heads, budget, sink, recent, room, rows_all,
+@triton.jit
+def _choose(
+    query_codes_ptr, codes_ptr, list_ptr, fine_ptr, cutoff_ptr, chosen, length_ptr, start_ptr, row, part,
+    capacity, kv_heads, budget, sink, recent, room,
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, CARRY: tl.constexpr,
     SPLITS: tl.constexpr, LEVELS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, PADDED: tl.constexpr,
-    TILE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    TILE: tl.constexpr, GATHER: tl.constexpr,
 ):  # fmt: skip
-    """A share of a row's listed tokens, and attention to the chosen ones: outs [parts, B, Hq, 1, D], lses without D.
-
-    `chosen` [rows, parts, ...] is scratch: a program reads what it wrote.
-    """
-    part = tl.program_id(0)
-    row = tl.program_id(1).to(tl.int64)
-    batch, head = row // kv_heads, row % kv_heads
-    vector = tl.arange(0, ROWS)
-    column = tl.arange(0, PADDED)
-    real, in_width = vector < GROUP, column < WIDTH
-    safe_column = tl.minimum(column, WIDTH - 1) if WIDTH != PADDED else column
-    query_head = head * GROUP + tl.minimum(vector, GROUP - 1)
-    q = tl.load(
-        query + batch * query_b + query_head[:, None] * query_h + safe_column[None, :],
-        mask=real[:, None] & in_width[None, :], other=0.0,
-    )  # fmt: skip
+    """Writes the positions of the chosen ones of a share of a row's listed tokens; returns how many."""
     fine, stretch = tl.arange(0, WINDOW), tl.arange(0, SPLITS)
     counts = tl.load(fine_ptr + (row * SPLITS + stretch[:, None]) * WINDOW + fine[None, :])
     cutoff = tl.load(cutoff_ptr + row)
-    begin, end = _bounds(length_ptr, start_ptr, batch, capacity, WITH_START)
-    lowest, free, need, sinks = _free(begin, end, budget, sink, recent)
+    begin, end = _bounds(length_ptr, start_ptr, row // kv_heads, capacity, WITH_START)
+    lowest, free, need, sinks = sifting._free(begin, end, budget, sink, recent)
     end = tl.maximum(begin, end)
     forced = end - begin - free
-    chunk = _stretch(free, SPLITS, STEP)
+    chunk = sifting._stretch(free, SPLITS, STEP)
     list_row = list_ptr + row * SPLITS * room
 
     binned = tl.sum(counts, 0)  # from the cutoff down
@@ -274,7 +126,6 @@ def _attend_kernel(
         )
 
     since_items = tl.cumsum(listed, 0) - listed
-    chosen = chosen_ptr + (row * tl.num_programs(0) + part) * tl.cdiv(SPLITS * room, tl.num_programs(0))
     found = 0
     for offset in range(first, last, TILE):
         at = offset + lane
@@ -286,11 +137,17 @@ def _attend_kernel(
                 query_codes_ptr, codes_row, position, lowest + free, row, one, GROUP, WORDS, PLANES, CARRY, TILE
             )
         else:
-            of = tl.zeros([TILE], tl.int32)  # the stretch: the last one that begins at or before the item
-            for b in tl.static_range(LEVELS):
-                middle = of + (SPLITS >> (b + 1))
-                of = tl.where(tl.gather(since_items, middle, 0) <= free_one, middle, of)
-            place = free_one - tl.gather(since_items, of, 0)
+            # The item's stretch: the last one that begins at or before it.
+            if GATHER:
+                of = tl.zeros([TILE], tl.int32)
+                for b in tl.static_range(LEVELS):
+                    middle = of + (SPLITS >> (b + 1))
+                    of = tl.where(tl.gather(since_items, middle, 0) <= free_one, middle, of)
+                place = free_one - tl.gather(since_items, of, 0)
+            else:
+                begun = since_items[None, :] <= free_one[:, None]
+                of = tl.maximum(tl.sum(begun.to(tl.int32), 1) - 1, 0)
+                place = free_one - tl.max(tl.where(begun, since_items[None, :], 0), 1)
             mine = inside & (free_one >= 0)
             item = tl.load(list_row + tl.where(mine, of * room + place, 0), mask=mine, other=0)
             position = lowest + of * chunk + (item & 0xFFFF)
@@ -302,47 +159,80 @@ def _attend_kernel(
         running = tl.cumsum(taken.to(tl.int32), 0)
         tl.store(chosen + tl.where(taken, found + running - 1, 0), position, mask=taken)
         found += tl.sum(taken.to(tl.int32), 0)
-    tl.debug_barrier()  # the positions are read by other threads than wrote them
-
-    most = tl.full([ROWS], float("-inf"), tl.float32)
-    weight = tl.zeros([ROWS], tl.float32)
-    mean = tl.zeros([ROWS, PADDED], tl.float32)
-    key_head = key + batch * key_b + head * key_h
-    value_head = value + batch * value_b + head * value_h
-    for at in tl.range(0, found, BLOCK, num_stages=STAGES):
-        rank = at + tl.arange(0, BLOCK)
-        present = rank < found
-        place = tl.load(chosen + tl.where(present, rank, 0), mask=present, other=0).to(tl.int64)
-        loaded = present[:, None]
-        if WIDTH != PADDED:
-            loaded = loaded & in_width[None, :]
-        k = tl.load(key_head + place[:, None] * key_c + safe_column[None, :], mask=loaded, other=0.0)
-        v = tl.load(value_head + place[:, None] * value_c + safe_column[None, :], mask=loaded, other=0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * 1.4426950408889634)
-        scores = tl.where(present[None, :], scores, float("-inf"))
-        now = tl.maximum(most, tl.max(scores, axis=1))  # at least one is present: never -inf
-        shrink = tl.exp2(most - now)
-        weights = tl.exp2(scores - now[:, None])
-        weight = weight * shrink + tl.sum(weights, axis=1)
-        mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        most = now
-    none = weight == 0.0
-    safe_weight = tl.where(none, 1.0, weight)
-    mean = mean / safe_weight[:, None]
-    lse = tl.where(none, float("-inf"), (most + tl.log2(safe_weight)) * 0.6931471805599453)
-    out_row = part.to(tl.int64) * rows_all + batch * kv_heads * GROUP + query_head
-    tl.store(outs + out_row[:, None] * WIDTH + safe_column[None, :], mean, mask=real[:, None] & in_width[None, :])
-    tl.store(lses + out_row, lse, mask=real)
+    return found
 
 
-def plan(rows: int, capacity: int) -> tuple[int, int]:
-    """(programs per row, a power of 2; room for each one's tokens, which 16 bits tell apart)."""
-    block = SIFT["BLOCK"]
-    splits = max(1, SIFT["PROGRAMS"] // rows)
-    splits = 1 << splits.bit_length() - 1  # at most so many
-    splits = min(splits, 64, triton.next_power_of_2(triton.cdiv(capacity, block)))
-    splits = max(splits, triton.next_power_of_2(triton.cdiv(capacity, 1 << 15)))
-    return splits, triton.cdiv(triton.cdiv(capacity, splits), block) * block
+@triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
+def _attend_kernel(
+    query_codes_ptr, codes_ptr, list_ptr, fine_ptr, cutoff_ptr, chosen_ptr, numbers_ptr, length_ptr, start_ptr,
+    query, key, value, outs, lses, scale, query_b, query_h, key_b, key_h, key_c, value_b, value_h, value_c,
+    capacity, kv_heads, budget, sink, recent, room, rows_all,
+    GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, CARRY: tl.constexpr,
+    SPLITS: tl.constexpr, LEVELS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, PADDED: tl.constexpr,
+    TILE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, STAGE: tl.constexpr,
+):  # fmt: skip
+    """A share of a row's listed tokens, and attention to the chosen ones: outs [parts, B, Hq, 1, D], lses without D.
+
+    `chosen` [rows, parts, ...] and their `numbers` [rows, parts] are scratch: a program reads what it wrote. STAGE: 0 =
+    everything; where programs have no barrier, a launch for 1, choosing, and one for 2, attending.
+    """
+    part = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64)
+    batch, head = row // kv_heads, row % kv_heads
+    vector = tl.arange(0, ROWS)
+    column = tl.arange(0, PADDED)
+    real, in_width = vector < GROUP, column < WIDTH
+    safe_column = tl.minimum(column, WIDTH - 1) if WIDTH != PADDED else column
+    query_head = head * GROUP + tl.minimum(vector, GROUP - 1)
+    q = tl.load(
+        query + batch * query_b + query_head[:, None] * query_h + safe_column[None, :],
+        mask=real[:, None] & in_width[None, :], other=0.0,
+    )  # fmt: skip
+    numbers = numbers_ptr + row * tl.num_programs(0) + part
+    chosen = chosen_ptr + (row * tl.num_programs(0) + part) * tl.cdiv(SPLITS * room, tl.num_programs(0))
+    if STAGE == 2:
+        found = tl.load(numbers)
+    else:
+        found = _choose(
+            query_codes_ptr, codes_ptr, list_ptr, fine_ptr, cutoff_ptr, chosen, length_ptr, start_ptr, row, part,
+            capacity, kv_heads, budget, sink, recent, room, GROUP, WORDS, PLANES, BITS, CARRY, SPLITS, LEVELS,
+            WITH_START, WINDOW, STEP, TILE, STAGE == 0,
+        )  # fmt: skip
+    if STAGE == 1:
+        tl.store(numbers, found)
+    else:
+        if STAGE == 0:
+            tl.debug_barrier()  # the positions are read by other threads than wrote them
+        most = tl.full([ROWS], float("-inf"), tl.float32)
+        weight = tl.zeros([ROWS], tl.float32)
+        mean = tl.zeros([ROWS, PADDED], tl.float32)
+        key_head = key + batch * key_b + head * key_h
+        value_head = value + batch * value_b + head * value_h
+        for at in tl.range(0, found, BLOCK, num_stages=STAGES):
+            rank = at + tl.arange(0, BLOCK)
+            present = rank < found
+            place = tl.load(chosen + tl.where(present, rank, 0), mask=present, other=0).to(tl.int64)
+            loaded = present[:, None]
+            if WIDTH != PADDED:
+                loaded = loaded & in_width[None, :]
+            k = tl.load(key_head + place[:, None] * key_c + safe_column[None, :], mask=loaded, other=0.0)
+            v = tl.load(value_head + place[:, None] * value_c + safe_column[None, :], mask=loaded, other=0.0)
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * 1.4426950408889634)
+            scores = tl.where(present[None, :], scores, float("-inf"))
+            now = tl.maximum(most, tl.max(scores, axis=1))  # at least one is present: never -inf
+            shrink = tl.exp2(most - now)
+            weights = tl.exp2(scores - now[:, None])
+            weight = weight * shrink + tl.sum(weights, axis=1)
+            mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+            most = now
+        none = weight == 0.0
+        safe_weight = tl.where(none, 1.0, weight)
+        mean = mean / safe_weight[:, None]
+        lse = tl.where(none, float("-inf"), (most + tl.log2(safe_weight)) * 0.6931471805599453)
+        out_row = part.to(tl.int64) * rows_all + batch * kv_heads * GROUP + query_head
+        tl.store(outs + out_row[:, None] * WIDTH + safe_column[None, :], mean, mask=real[:, None] & in_width[None, :])
+        tl.store(lses + out_row, lse, mask=real)
 
 
 def hashed_attention(
@@ -357,35 +247,34 @@ def hashed_attention(
     recent: int,
     start: torch.Tensor | None = None,
     scale: float | None = None,
+    together: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """As the reference.
+
+    Args:
+        together: barriers instead of launches of their own; only for devices whose programs have them.
+    """
     reference.check_budget(budget, sink, recent)
-    batch, kv_heads, capacity, words = key_codes.shape
+    batch, kv_heads, capacity = key_codes.shape[:3]
     heads, width = query.shape[1], query.shape[3]
     rows, group = batch * kv_heads, heads // kv_heads
-    splits, room = plan(rows, capacity)
     query_codes = query_codes.contiguous()
-    listed, fine = key_codes.new_empty(rows, splits, room), key_codes.new_empty(rows, splits, WINDOW)
-    cutoff = key_codes.new_empty(rows)
-    bounds = (capacity, kv_heads, budget, sink, recent, room)
-    sizes = {"GROUP": group, "WORDS": words, "PLANES": group.bit_length(), "CARRY": scoring.CARRY and words == 4}
-    sizes |= {"BITS": (group * words * 32).bit_length(), "SPLITS": splits, "WITH_START": start is not None}
-    sizes |= {"WINDOW": WINDOW}
-    _sift_kernel[(rows, splits)](
-        query_codes, key_codes, length, start, listed, fine, cutoff, *bounds, **sizes, MARGIN=MARGIN,
-        BLOCK=SIFT["BLOCK"], STAGES=SIFT["STAGES"], SAMPLE=SIFT["SAMPLE"], num_warps=4,
-    )  # fmt: skip
+    listed, fine, cutoff, sizes = sifting.sift(query_codes, key_codes, length, start, budget, sink, recent, together)
+    splits, room = listed.shape[1:]
     parts = max(1, ATTEND["PROGRAMS"] // rows)
     parts = parts if parts < attending.PARTS else parts // attending.PARTS * attending.PARTS
     parts = min(parts, triton.cdiv(budget, ATTEND["BLOCK"]))
     chosen = key_codes.new_empty(rows, parts, triton.cdiv(splits * room, parts))
+    numbers = key_codes.new_empty(rows, parts)
     outs = query.new_empty((parts, *query.shape), dtype=torch.float32)
     lses = query.new_empty((parts, *query.shape[:3]), dtype=torch.float32)
     scale = width**-0.5 if scale is None else scale
-    _attend_kernel[(parts, rows)](
-        query_codes, key_codes, listed, fine, cutoff, chosen, length, start, query, key, value, outs, lses, scale,
-        *query.stride()[:2], *key.stride()[:3], *value.stride()[:3], *bounds, batch * heads, **sizes,
-        LEVELS=splits.bit_length() - 1, STEP=SIFT["BLOCK"],
-        WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width),
-        TILE=ATTEND["TILE"], BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], num_warps=ATTEND["num_warps"],
-    )  # fmt: skip
+    for stage in (0,) if together else (1, 2):
+        _attend_kernel[(parts, rows)](
+            query_codes, key_codes, listed, fine, cutoff, chosen, numbers, length, start, query, key, value, outs, lses,
+            scale, *query.stride()[:2], *key.stride()[:3], *value.stride()[:3], capacity, kv_heads, budget, sink,
+            recent, room, batch * heads, **sizes, LEVELS=splits.bit_length() - 1, STEP=SIFT["BLOCK"],
+            WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width), TILE=ATTEND["TILE"],
+            BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], STAGE=stage, num_warps=ATTEND["num_warps"],
+        )  # fmt: skip
     return attending._merge(outs, lses, query.dtype)

@@ -6,10 +6,10 @@ import torch
 
 from npukv.ops.products import ascend as _ascend  # noqa: F401 - its kernels register themselves
 from npukv.ops.products import native, operators, reference
-from npukv.ops.products.operators import grouped_linear
+from npukv.ops.products.operators import grouped_linear, grouped_scaled_product
 from npukv.ops.products.reference import KINDS
 
-__all__ = ["KINDS", "bare_product", "grouped_linear", "quantise_rows", "scaled_product"]
+__all__ = ["KINDS", "bare_product", "grouped_linear", "grouped_scaled_product", "quantise_rows", "scaled_product"]
 
 #: Types of devices whose kernels are torch's own calls: a compiler is shown them, to fuse with what stands around them.
 NATIVE = {

@@ -60,3 +60,66 @@ def check_grouped(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> 
     if weight.shape[1] % 8 or weight.shape[2] % 8 or not (x.is_contiguous() and weight.is_contiguous()):
         return False, f"takes contiguous rows of multiples of 8 numbers, got {list(x.shape)} and {list(weight.shape)}"
     return True, "all groups in one launch; where they end stays on the card"
+
+
+def scaled_groups(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    ends: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    product = torch._scaled_grouped_mm(
+        codes, weight.transpose(1, 2), scale, weight_scale, offs=ends, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+    return product.to(dtype)
+
+
+def check_scaled_groups(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    ends: torch.Tensor,
+    dtype: torch.dtype,
+) -> tuple[bool, str]:
+    if codes.dtype != torch.float8_e4m3fn or dtype != torch.bfloat16:
+        return False, f"multiplies float8_e4m3fn into bfloat16, got {codes.dtype} into {dtype}"
+    if weight.shape[1] % 16 or weight.shape[2] % 16 or not (codes.is_contiguous() and weight.is_contiguous()):
+        return False, f"takes contiguous rows of multiples of 16, got {list(codes.shape)} and {list(weight.shape)}"
+    if torch.get_device_module(codes.device).get_device_capability()[0] != 9:
+        return False, "torch multiplies float8 by groups on cards of compute capability 9.0 alone"
+    return True, "all groups in one launch; where they end stays on the card"
+
+
+def group_by_group(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    ends: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Waits for a card, to learn where the groups end."""
+    out = codes.new_empty(codes.shape[0], weight.shape[1], dtype=dtype)
+    start = 0
+    for group, end in enumerate(ends.tolist()):
+        if end > start:
+            rows = slice(start, end)
+            out[rows] = scaled_product(codes[rows], scale[rows], weight[group], weight_scale[group], dtype)
+        start = end
+    return out
+
+
+def check_groups(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    ends: torch.Tensor,
+    dtype: torch.dtype,
+) -> tuple[bool, str]:
+    """That of the product of one group."""
+    check = check_cpu if codes.device.type == "cpu" else check_cuda
+    return check(codes, scale, weight[0], weight_scale[0], dtype)

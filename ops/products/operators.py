@@ -22,6 +22,17 @@ def _grouped(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch
     return x.new_empty(x.shape[0], weight.shape[1])
 
 
+def _grouped_scaled(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    ends: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    return codes.new_empty(codes.shape[0], weight.shape[1], dtype=dtype)
+
+
 quantise_rows = define(
     "npukv::quantise_rows(Tensor x, ScalarType kind) -> (Tensor, Tensor)",
     reference=reference.quantise_rows,
@@ -37,7 +48,16 @@ grouped_linear = define(
     reference=reference.grouped_linear,
     fake=_grouped,
 )
+grouped_scaled_product = define(
+    "npukv::grouped_scaled_product(Tensor codes, Tensor scale, Tensor weight, Tensor weight_scale, Tensor ends, "
+    "ScalarType dtype) -> Tensor",
+    reference=reference.grouped_scaled_product,
+    fake=_grouped_scaled,
+)
 
 scaled_product.kernel("cpu", "torch", native.check_cpu)(native.scaled_product)
 scaled_product.kernel("cuda", "tensor cores", native.check_cuda)(native.scaled_product)
 grouped_linear.kernel("cuda", "grouped_mm", native.check_grouped)(native.grouped_linear)
+grouped_scaled_product.kernel("cpu", "group by group", native.check_groups)(native.group_by_group)
+grouped_scaled_product.kernel("cuda", "scaled_grouped_mm", native.check_scaled_groups)(native.scaled_groups)
+grouped_scaled_product.kernel("cuda", "group by group", native.check_groups)(native.group_by_group)

@@ -69,3 +69,31 @@ def grouped_linear(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) ->
         out[start:end] = x[start:end] @ weight[group].t()
         start = end
     return out
+
+
+def grouped_scaled_product(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    ends: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """`scaled_product` of every group of rows with a weight of its own, as in `grouped_linear`.
+
+    Args:
+        codes: [T, K], one of `KINDS`; weight: [E, N, K], of the same type.
+        scale: [T]; weight_scale: [E, N], float32.
+        ends: int32 [E], never falling, the last one T; a group may be empty.
+        dtype: of the result.
+
+    Returns:
+        [T, N]; summed in at least float32.
+    """
+    out = codes.new_empty(codes.shape[0], weight.shape[1], dtype=dtype)
+    start = 0
+    for group, end in enumerate(ends.tolist()):
+        rows = slice(start, end)
+        out[rows] = scaled_product(codes[rows], scale[rows], weight[group], weight_scale[group], dtype)
+        start = end
+    return out

@@ -109,11 +109,12 @@ def clustering(draw: Draw) -> Iterator[tuple]:
     places = torch.cat([torch.arange(40), draw.whole(0, 40, 21)]).int().expand(2, 2, -1).contiguous()
     yield "merge_centroids", "61", (values, degrees, places, 40)
     yield "merge_pair", "61", (keys, values, degrees, places, 40)
-    keys, values = (draw.normal(2, 2, 130, 64) for _ in range(2))
-    degrees = draw.whole(1, 6, 2, 2, 130).float()
-    centre = torch.nn.functional.normalize(keys.float(), dim=-1).mean(2)
-    into = soft_match(keys, centre, 2, 64, 53)
-    yield "merge_pass", "130", (keys, values, degrees, into, 2, 64, 53)
+    for tokens, chunks, chunk, merges in ((130, 2, 64, 53), (600, 1, 512, 150)):
+        keys, values = (draw.normal(2, 2, tokens, 64) for _ in range(2))
+        degrees = draw.whole(1, 6, 2, 2, tokens).float()
+        centre = torch.nn.functional.normalize(keys.float(), dim=-1).mean(2)
+        into = soft_match(keys, centre, chunks, chunk, merges)
+        yield "merge_pass", str(tokens), (keys, values, degrees, into, chunks, chunk, merges)
     keys = draw.normal(2, 2, 61, 32)
     degrees = draw.whole(1, 6, 2, 2, 61).float()
     yield "cluster", "61", (keys, degrees, [3, 20, 15, 2, 22, 11], 1.0)
@@ -169,6 +170,13 @@ def products(draw: Draw) -> Iterator[tuple]:
         scales = [draw.normal(count, dtype=torch.float32).abs() / 127 for count in (rows, outputs)]
         label = f"{rows}x{width}x{outputs}"
         yield "scaled_product", label, (whole[0], scales[0], whole[1], scales[1], draw.dtype)
+    for ends, width, outputs in (([5, 5, 31, 40], 96, 48), ([0, 0, 9], 33, 7)):
+        shapes = ((ends[-1], width), (len(ends), outputs, width))
+        rows, weight = (draw.whole(-127, 128, *shape).to(torch.int8) for shape in shapes)
+        scale, by_output = (draw.normal(*shape[:-1], dtype=torch.float32).abs() / 127 for shape in shapes)
+        label = f"{len(ends)}x{ends[-1]}x{width}x{outputs}"
+        places = torch.tensor(ends, dtype=torch.int32)
+        yield "grouped_scaled_product", label, (rows, scale, weight, by_output, places, draw.dtype)
 
 
 def codes(draw: Draw) -> Iterator[tuple]:

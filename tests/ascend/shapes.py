@@ -67,6 +67,15 @@ def examples(make: Make) -> dict[str, tuple[str, tuple[Any, ...]]]:
                 make(3, dtype=torch.int64),
             ),
         ),
+        "groups of codes": (
+            "grouped_quant_matmul",
+            (
+                [make(40, 96, dtype=torch.int8)],
+                [make(3, 48, 96, dtype=torch.int8).transpose(1, 2)],
+                [make(3, 48, dtype=single)],
+                *([make(40, dtype=single)], make(3, dtype=torch.int64), brain),
+            ),
+        ),
         "norm of heads": ("rms_norm", (make(3, 4, 1, 64, dtype=brain), make(64, dtype=brain), 1e-6)),
     }
 

@@ -124,6 +124,14 @@ WRONG: dict[str, tuple[str, str]] = {
     ),
     "a type for a number that is none": ("torch.ops.npu.npu_sign_bits_pack(x, t)", "is torch.dtype, expected int"),
     "the type by another name": ("torch.ops.npu.npu_quant_matmul(x, x, x, out_dtype=t)", "no argument 'out_dtype'"),
+    "one scale for a list of them": (
+        "torch.ops.npu.npu_grouped_matmul(xs, xs, scale=xs, per_token_scale=x)",
+        "expected Optional[List[Tensor]]",
+    ),
+    "the scale's name without its line": (
+        "torch.ops.npu.npu_grouped_matmul(xs, xs, scale=xs, pertoken_scale=xs)",
+        "no argument 'pertoken_scale'",
+    ),
     "a custom operator without its last argument": (
         "torch.ops.npukv_ascendc.hamming_blocks(x, x, x, n, n)",
         "misses 'recent_blocks'",

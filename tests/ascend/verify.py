@@ -36,8 +36,8 @@ WHEEL = "NPUKV_TORCH_NPU_WHEEL"
 #: Functions of calls.py that call an operator.
 OPERATOR_CALLS = (
     *("fused_infer_attention", "fused_infer_paged_attention", "fusion_attention", "attention_update"),
-    *("sign_bits_pack", "rotary_mul", "rms_norm", "dynamic_quant", "quant_matmul", "grouped_matmul"),
-    *("hamming_blocks", "centroid_merge"),
+    *("sign_bits_pack", "rotary_mul", "rms_norm", "dynamic_quant", "quant_matmul"),
+    *("grouped_matmul", "grouped_quant_matmul", "hamming_blocks", "centroid_merge"),
 )
 #: What the operators in Ascend C are made of.
 ASCENDC = {"hamming_blocks": "hamming_blocks", "centroid_merge": "merge_pass"}

@@ -251,7 +251,10 @@ class Lowered:
                 raise TypeError(f"{self.name}: {name} is a {type(value).__name__}")
         library = toolchain.kernel(self.source, self.name, signature, constants)
         self.seen[self.name] = self.seen.get(self.name, 0) + 1
-        run(library[self.name], [bound[name] for name in signature], list(signature.values()), grid)
+        try:
+            run(library[self.name], [bound[name] for name in signature], list(signature.values()), grid)
+        except OutOfBounds as error:
+            raise OutOfBounds(f"{self.name}: {error}") from None
 
 
 def run(function: Any, arguments: list[Any], types: list[str], grid: tuple[int, ...]) -> None:

@@ -6,7 +6,7 @@ import importlib
 
 from tests.lowering.suite import Suite
 
-FAMILIES = ("small", "attention", "hashing", "clustering", "decode")
+FAMILIES = ("small", "attention", "hashing", "attend", "clustering", "passes", "merging", "decode")
 
 
 def suites() -> dict[str, Suite]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import types
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.lowering.suite import Mutation, Suite, catch, kernels, try_cases
 from tests.lowering.suites import suites
 
 SUITES = suites()
+ROOT = Path(__file__).parents[2]
 needs_tools = pytest.mark.skipif(bool(toolchain.missing()), reason=toolchain.missing() or "the tools are there")
 
 
@@ -36,6 +38,22 @@ def test_lowered_kernels_compute_what_the_reference_does(suite: Suite) -> None:
 )
 def test_a_planted_bug_is_noticed(suite: Suite, mutation: Mutation) -> None:
     assert catch(suite, mutation)
+
+
+def test_every_kernel_of_the_package_is_in_a_suite() -> None:
+    """So that no operator has a kernel that only CUDA takes: what a suite holds must lower, and is launched."""
+    held = {Path(str(module.__file__)) for suite in SUITES.values() for module in suite.modules}
+    files = [path for path in sorted((ROOT / "ops").rglob("*.py")) if launch.jit_functions(path.read_text("utf-8"))]
+    assert len(files) >= 9
+    assert [path.name for path in files if path not in held] == []
+
+
+@needs_tools
+def test_the_interpreter_asked_for_here_is_not_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    source = "import triton\nimport triton.language as tl\n@triton.jit\ndef k(x):\n    tl.store(x, 1.0)\n"
+    lowerer = toolchain.Lowerer()
+    assert "func.func @k" in lowerer(source=source, name="k", signature={"x": "*fp32"}, constants={})
 
 
 def test_a_fence_stops_what_leaves_a_tensor() -> None:

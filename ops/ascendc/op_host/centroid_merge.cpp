@@ -38,6 +38,7 @@ static ge::graphStatus TileCentroidMerge(gert::TilingContext* context) {
     tiling.set_chunk(plan.chunk);
     tiling.set_merges(plan.merges);
     tiling.set_columns(plan.columns);
+    tiling.set_tile(plan.tile);
     tiling.set_parts(plan.parts);
     tiling.SaveToBuffer(context->GetRawTilingData()->GetData(), context->GetRawTilingData()->GetCapacity());
     context->GetRawTilingData()->SetDataSize(tiling.GetDataSize());

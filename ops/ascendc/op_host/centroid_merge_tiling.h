@@ -13,6 +13,7 @@ TILING_DATA_FIELD_DEF(uint32_t, chunks);
 TILING_DATA_FIELD_DEF(uint32_t, chunk);
 TILING_DATA_FIELD_DEF(uint32_t, merges);
 TILING_DATA_FIELD_DEF(uint32_t, columns);
+TILING_DATA_FIELD_DEF(uint32_t, tile);
 TILING_DATA_FIELD_DEF(uint32_t, parts);
 END_TILING_DATA_DEF;
 

@@ -84,34 +84,37 @@ inline const char* plan_hamming(const Card& card, int64_t batch, int64_t heads, 
     return nullptr;
 }
 
-constexpr uint32_t LONGEST = 128;  // tokens of a chunk of which the kernel keeps track
+constexpr uint32_t LONGEST = 1024;  // tokens of a chunk: the caches' of 512 are up to half as long again
+constexpr uint32_t ROWS = 64;       // of a chunk that come in and go out at once
 
 struct MergePlan {
     uint32_t rows, tokens, width, chunks, chunk, merges;
     uint32_t columns;  // of a key or value handled at once
+    uint32_t tile;     // rows of a chunk that come in and go out at once
     uint32_t parts;    // of a row: its chunks, then what lies behind them in pieces as long
     uint32_t cores;
 };
 
-// Loaded, widened, averaged, narrowed rows; degrees, places and new degrees.
-constexpr uint64_t merging_bytes(uint64_t chunk, uint64_t columns, uint64_t element) {
-    return 2 * up(chunk * columns * element, 32) * 2 + 2 * chunk * columns * sizeof(float) + 3 * up(chunk * 4, 32);
+// Rows loaded, widened and narrowed; all means of a chunk; degrees, places, new degrees, and three lists of numbers.
+constexpr uint64_t merging_bytes(uint64_t chunk, uint64_t tile, uint64_t columns, uint64_t element) {
+    return tile * columns * (4 * element + sizeof(float)) + chunk * columns * sizeof(float) + 6 * up(chunk * 4, 32);
 }
 
 // Fills the plan; gives what is wrong with the arguments, or nullptr.
 inline const char* plan_merge(const Card& card, int64_t rows, int64_t tokens, int64_t width, int64_t chunks,
                               int64_t chunk, int64_t merges, int64_t element, MergePlan& plan) {
     if (rows < 1 || tokens < 1) return "keys must not be empty";
-    if (chunks < 1 || chunk < 2 || chunk % 2 != 0 || chunk > LONGEST) return "a chunk must have 2, 4, ... 128 tokens";
+    if (chunks < 1 || chunk < 2 || chunk % 2 != 0 || chunk > LONGEST) return "a chunk must have 2, 4, ... 1024 tokens";
     if (chunks * chunk > tokens) return "the chunks hold more tokens than there are";
     if (merges < 0 || merges > chunks * chunk / 2) return "at most half of the chunks' tokens can be merged away";
     const int64_t align = 32 / element;
     if (width < align || width % align != 0) return "a key must fill whole blocks of 32 bytes";
     const uint64_t room = card.unified_buffer - RESERVED;
+    const int64_t tile = chunk < ROWS ? chunk : ROWS;
     int64_t columns = width;
-    while (columns > align && merging_bytes(chunk, columns, element) > room)
+    while (columns > align && merging_bytes(chunk, tile, columns, element) > room)
         columns = static_cast<int64_t>(up(columns / 2, align));
-    if (merging_bytes(chunk, columns, element) > room) return "the unified buffer is too small for a chunk";
+    if (merging_bytes(chunk, tile, columns, element) > room) return "the unified buffer is too small for a chunk";
     plan.rows = static_cast<uint32_t>(rows);
     plan.tokens = static_cast<uint32_t>(tokens);
     plan.width = static_cast<uint32_t>(width);
@@ -119,6 +122,7 @@ inline const char* plan_merge(const Card& card, int64_t rows, int64_t tokens, in
     plan.chunk = static_cast<uint32_t>(chunk);
     plan.merges = static_cast<uint32_t>(merges);
     plan.columns = static_cast<uint32_t>(columns);
+    plan.tile = static_cast<uint32_t>(tile);
     plan.parts = static_cast<uint32_t>(up(tokens, chunk) / chunk);
     const uint64_t items = static_cast<uint64_t>(plan.rows) * plan.parts;
     plan.cores = static_cast<uint32_t>(items < card.cores ? items : card.cores);

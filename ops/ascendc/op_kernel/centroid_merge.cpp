@@ -1,12 +1,11 @@
-// CentroidMerge on the vector cores: every core takes chunks. Means are computed in float; a token that neither merges
-// nor is merged into leaves as it came, to the bit.
+// CentroidMerge on the vector cores: every core takes chunks, some columns at a time, whose means stay in the unified
+// buffer while the chunk's tokens come by. Means are computed in float; a token that neither merges nor is merged into
+// leaves as it came, to the bit.
 #include "kernel_operator.h"
 
 using namespace AscendC;
 
 namespace {
-
-constexpr uint32_t LONGEST = 128;  // tokens of a chunk
 
 __aicore__ inline void Settle() { PipeBarrier<PIPE_V>(); }
 
@@ -27,7 +26,8 @@ public:
                                           GM_ADDR mergedKeys, GM_ADDR mergedValues, GM_ADDR mergedDegrees,
                                           const Tiling& tiling)
         : rows(tiling.rows), tokens(tiling.tokens), width(tiling.width), chunks(tiling.chunks), chunk(tiling.chunk),
-          merges(tiling.merges), columns(tiling.columns), parts(tiling.parts) {
+          merges(tiling.merges), columns(tiling.columns), tile(tiling.tile),
+          parts(tiling.parts) {
         const uint64_t before = static_cast<uint64_t>(rows) * tokens, after = before - static_cast<uint64_t>(rows) * merges;
         keysGm.SetGlobalBuffer((__gm__ T*)keys, before * width);
         valuesGm.SetGlobalBuffer((__gm__ T*)values, before * width);
@@ -39,13 +39,19 @@ public:
     }
 
     __aicore__ inline void Run(TPipe& pipe) {
-        pipe.InitBuffer(loaded, 2, chunk * columns * sizeof(T));
-        pipe.InitBuffer(stored, 2, chunk * columns * sizeof(T));
-        pipe.InitBuffer(wide, chunk * columns * sizeof(float));
+        pipe.InitBuffer(loaded, 2, tile * columns * sizeof(T));
+        pipe.InitBuffer(stored, 2, tile * columns * sizeof(T));
+        pipe.InitBuffer(wide, tile * columns * sizeof(float));
         pipe.InitBuffer(means, chunk * columns * sizeof(float));
         pipe.InitBuffer(degreesQueue, 1, chunk * sizeof(float));
         pipe.InitBuffer(placesQueue, 1, chunk * sizeof(int32_t));
         pipe.InitBuffer(sums, chunk * sizeof(float));
+        pipe.InitBuffer(targets, chunk * sizeof(uint32_t));
+        pipe.InitBuffer(weights, chunk * sizeof(float));
+        pipe.InitBuffer(touches, chunk * sizeof(uint32_t));
+        target = targets.Get<uint32_t>();
+        weight = weights.Get<float>();
+        touched = touches.Get<uint32_t>();
         const uint32_t items = rows * parts, share = (items + GetBlockNum() - 1) / GetBlockNum();
         for (uint32_t item = GetBlockIdx() * share; item < (GetBlockIdx() + 1) * share && item < items; ++item) {
             const uint32_t row = item / parts, part = item % parts;
@@ -83,61 +89,70 @@ private:
         places = placesQueue.DeQue<int32_t>();
         Order<HardEvent::MTE2_S>();
 
-        float total[LONGEST];
-        for (uint32_t place = 0; place < left; ++place) total[place] = 0.0f;
+        LocalTensor<float> total = sums.Get<float>();
+        Order<HardEvent::MTE3_S>();  // those of the chunk before are on their way out
+        for (uint32_t place = 0; place < left; ++place) total.SetValue(place, 0.0f);
         for (uint32_t token = 0; token < count; ++token) {
             // A place that is none of the chunk's would be an address anywhere: it becomes the chunk's last.
-            target[token] = Smaller(static_cast<uint32_t>(places.GetValue(token)) - first, left - 1);
-            total[target[token]] += degrees.GetValue(token);
+            const uint32_t place = Smaller(static_cast<uint32_t>(places.GetValue(token)) - first, left - 1);
+            target.SetValue(token, place);
+            total.SetValue(place, total.GetValue(place) + degrees.GetValue(token));
         }
-        for (uint32_t token = 0; token < count; ++token) weight[token] = degrees.GetValue(token) / total[target[token]];
-        LocalTensor<float> merged = sums.Get<float>();
-        Order<HardEvent::MTE3_S>();  // those of the chunk before are on their way out
-        for (uint32_t place = 0; place < left; ++place) merged.SetValue(place, total[place]);
+        for (uint32_t token = 0; token < count; ++token)
+            weight.SetValue(token, degrees.GetValue(token) / total.GetValue(target.GetValue(token)));
         Order<HardEvent::S_MTE3>();
         const DataCopyExtParams out = {1, static_cast<uint32_t>(left * sizeof(float)), 0, 0, 0};
-        DataCopyPad(mergedDegreesGm[into], merged, out);
+        DataCopyPad(mergedDegreesGm[into], total, out);
         Order<HardEvent::S_MTE2>();  // all is read: the next may come
         degreesQueue.FreeTensor(degrees);
         placesQueue.FreeTensor(places);
     }
 
-    // Some columns of a chunk's keys, or of its values.
+    // Some columns of a chunk's keys, or of its values: read, averaged and written a tile of rows at a time.
     __aicore__ inline void Merge(const GlobalTensor<T>& in, const GlobalTensor<T>& out, uint32_t count, uint32_t left,
                                  uint32_t some) {
         const uint32_t bytes = some * sizeof(T), rest = (width - some) * sizeof(T);
-        LocalTensor<T> taken = loaded.template AllocTensor<T>();
-        DataCopyPad(taken, in, DataCopyExtParams{static_cast<uint16_t>(count), bytes, rest, 0, 0},
-                    DataCopyPadExtParams<T>{false, 0, 0, static_cast<T>(0)});
-        loaded.EnQue(taken);
-        taken = loaded.template DeQue<T>();
         LocalTensor<float> row = wide.Get<float>(), mean = means.Get<float>();
-        Widen(row, taken, count * some);
-        Settle();
-        loaded.FreeTensor(taken);
-
-        uint32_t settled = 1, touched[LONGEST];  // 0: nothing there yet, else at which barrier something came
-        for (uint32_t place = 0; place < left; ++place) touched[place] = 0;
-        for (uint32_t token = 0; token < count; ++token) {
-            const uint32_t place = target[token];
-            if (touched[place] == 0) {
-                Muls(mean[place * some], row[token * some], weight[token], some);
-            } else {
-                if (touched[place] == settled) {
-                    Settle();
-                    ++settled;
+        uint32_t settled = 1;  // touched: 0 = nothing there yet, else at which barrier something came
+        for (uint32_t place = 0; place < left; ++place) touched.SetValue(place, 0);
+        for (uint32_t start = 0; start < count; start += tile) {
+            const uint32_t rows = Smaller(count - start, tile);
+            LocalTensor<T> taken = loaded.template AllocTensor<T>();
+            DataCopyPad(taken, in[static_cast<uint64_t>(start) * width],
+                        DataCopyExtParams{static_cast<uint16_t>(rows), bytes, rest, 0, 0},
+                        DataCopyPadExtParams<T>{false, 0, 0, static_cast<T>(0)});
+            loaded.EnQue(taken);
+            taken = loaded.template DeQue<T>();
+            Widen(row, taken, rows * some);
+            Settle();
+            loaded.FreeTensor(taken);
+            ++settled;
+            for (uint32_t token = 0; token < rows; ++token) {
+                const uint32_t place = target.GetValue(start + token), before = touched.GetValue(place);
+                const float share = weight.GetValue(start + token);
+                if (before == 0) {
+                    Muls(mean[place * some], row[token * some], share, some);
+                } else {
+                    if (before == settled) {
+                        Settle();
+                        ++settled;
+                    }
+                    Axpy(mean[place * some], row[token * some], share, some);
                 }
-                Axpy(mean[place * some], row[token * some], weight[token], some);
+                touched.SetValue(place, settled);
             }
-            touched[place] = settled;
+            Settle();  // the next tile is widened where this one lies; the means are read below
         }
-        Settle();
-        LocalTensor<T> narrow = stored.template AllocTensor<T>();
-        Narrow(narrow, mean, left * some);
-        stored.EnQue(narrow);
-        narrow = stored.template DeQue<T>();
-        DataCopyPad(out, narrow, DataCopyExtParams{static_cast<uint16_t>(left), bytes, 0, rest, 0});
-        stored.FreeTensor(narrow);
+        for (uint32_t start = 0; start < left; start += tile) {
+            const uint32_t rows = Smaller(left - start, tile);
+            LocalTensor<T> narrow = stored.template AllocTensor<T>();
+            Narrow(narrow, mean[start * some], rows * some);
+            stored.EnQue(narrow);
+            narrow = stored.template DeQue<T>();
+            DataCopyPad(out[static_cast<uint64_t>(start) * width], narrow,
+                        DataCopyExtParams{static_cast<uint16_t>(rows), bytes, 0, rest, 0});
+            stored.FreeTensor(narrow);
+        }
     }
 
     __aicore__ inline void Widen(const LocalTensor<float>& dst, const LocalTensor<T>& src, uint32_t count) {
@@ -156,16 +171,16 @@ private:
         }
     }
 
-    const uint32_t rows, tokens, width, chunks, chunk, merges, columns, parts;
-    uint32_t target[LONGEST];  // of each token of the chunk: its place among those left of the chunk
-    float weight[LONGEST];     // and its weight in the mean there
+    const uint32_t rows, tokens, width, chunks, chunk, merges, columns, tile, parts;
+    LocalTensor<uint32_t> target, touched;  // each token's place among those left of the chunk; see Merge
+    LocalTensor<float> weight;              // and its weight in the mean there
     GlobalTensor<T> keysGm, valuesGm, mergedKeysGm, mergedValuesGm;
     GlobalTensor<float> degreesGm, mergedDegreesGm;
     GlobalTensor<int32_t> placesGm;
     TQue<TPosition::VECIN, 2> loaded;
     TQue<TPosition::VECIN, 1> degreesQueue, placesQueue;
     TQue<TPosition::VECOUT, 2> stored;
-    TBuf<TPosition::VECCALC> wide, means;
+    TBuf<TPosition::VECCALC> wide, means, targets, weights, touches;
     TBuf<TPosition::VECOUT> sums;
 };
 

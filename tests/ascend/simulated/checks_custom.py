@@ -82,7 +82,7 @@ def test_parity(case: Case, calls: list[str], record_property: Any) -> None:
 REFUSED = {
     "bits": ("hamming_blocks", lambda a: (a[0][..., :3], a[1][..., :3], *a[2:]), "32, 64, 128 or 256 bits"),
     "tokens": ("hamming_blocks", lambda a: (a[0], a[1][:, :, :1].expand(-1, -1, 1 << 21, -1), *a[2:]), "tokens"),
-    "chunks": ("merge_pass", lambda a: (*a[:5], 130, a[6]), "chunks of 2, 4, ... 128"),
+    "chunks": ("merge_pass", lambda a: (*a[:5], 1026, a[6]), "chunks of 2, 4, ... 1024"),
     "width": ("merge_pass", lambda a: (a[0][..., :5], a[1][..., :5], *a[2:]), "blocks of 32 bytes"),
     "types": ("merge_pass", lambda a: (a[0].double(), *a[1:]), "both alike"),
 }
@@ -105,3 +105,7 @@ def test_the_largest_allowed_fits_the_buffer(built: dict[str, card.Operator]) ->
     length = torch.zeros(1, dtype=torch.int32)
     assert custom.hamming_blocks(*codes, custom.SELECTED_BLOCKS)[0]
     built["hamming_blocks"].plan([*codes, length], [custom.SELECTED_BLOCKS, 1, 1], card.Chip())
+    for width, dtype in ((8, torch.float32), (16, torch.bfloat16), (128, torch.float16), (512, torch.float32)):
+        keys, degrees = torch.zeros(1, 1, 1200, width, dtype=dtype), torch.zeros(1, 1, 1200)
+        assert custom.centroid_merge(keys, keys, degrees, custom.MERGED_TOKENS)[0]
+        built["centroid_merge"].plan([keys, keys, degrees, degrees.int()], [1, custom.MERGED_TOKENS, 300], card.Chip())

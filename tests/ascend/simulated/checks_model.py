@@ -14,7 +14,7 @@ from npukv.cache.hashed import HashedCache
 from npukv.cache.preallocated import PreallocatedCache
 from npukv.decode import generate
 from npukv.ops.registry import strict
-from npukv.relevance.eight_bit import usable
+from npukv.relevance.eight_bit import Weight, quantise_weight, usable
 from npukv.relevance.experts import Experts, mixture
 from npukv.relevance.fast_forward import FastForward
 from tests.ascend.simulated import runtime
@@ -73,14 +73,18 @@ def test_eight_bit_scores(text: str) -> None:
     assert multiplied == 0, "the head alone is multiplied in 16 bits, and by another operator"
 
 
-def test_a_mixture_of_experts() -> None:
+@pytest.mark.parametrize("kind", [None, torch.int8], ids=["16 bits", "8 bits"])
+def test_a_mixture_of_experts(kind: torch.dtype | None) -> None:
     """Its MLP on the card by grouped products alone, and captured: the host reads no sizes of groups."""
     made = torch.Generator().manual_seed(2)
     shapes = ((5, 64), (5, 96, 64), (5, 64, 48))
     weights = [torch.randn(*shape, generator=made).mul(0.2).bfloat16() for shape in shapes]
     x = torch.randn(33, 64, generator=made).bfloat16()
-    expected = mixture(x.float(), Experts(*(part.float() for part in weights), 2, True))
-    placed = Experts(*(part.to("npu") for part in weights), 2, True)
+    router, *wide = (part.float() for part in weights)
+    expected = mixture(x.float(), Experts(router, *map(Weight, wide), 2, True))
+    router, *placed_weights = (part.to("npu") for part in weights)
+    held = (Weight(part) if kind is None else quantise_weight(part, kind) for part in placed_weights)
+    placed = Experts(router, *held, 2, True)
     rows = torch.zeros(33, 64, dtype=torch.bfloat16, device="npu")
     with strict():
         mixture(rows, placed)

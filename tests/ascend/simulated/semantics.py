@@ -187,12 +187,18 @@ def quant_matmul(
     return (product * pertoken_scale[:, None] * scale).to(types[output_dtype])
 
 
-def grouped_matmul(x, weight, group_list=None, split_item=0, group_type=None, group_list_type=0, **options):
+def grouped_matmul(
+    x, weight, group_list=None, split_item=0, group_type=None, group_list_type=0, scale=None, per_token_scale=None,
+    output_dtype=None, **options,
+):  # fmt: skip
     """npu_grouped_matmul of one tensor of rows by one of weights [E, K, N]: the groups end where group_list says."""
     _only(options, "")
     _demand(len(x) == len(weight) == 1 and (split_item, group_type, group_list_type) == (2, 0, 0), "other groups")
     (rows,), (weights,) = x, weight
-    _demand(rows.dtype == weights.dtype and rows.dtype in FLOATS, f"{rows.dtype} {weights.dtype}")
+    eight = rows.dtype is torch.int8
+    _demand(rows.dtype == weights.dtype and (eight or rows.dtype in FLOATS), f"{rows.dtype} {weights.dtype}")
+    scales = (scale, per_token_scale, output_dtype)
+    _demand(None not in scales if eight else scales == (None,) * 3, "scales and the result's type go with int8")
     _demand(
         rows.dim() == 2 and weights.dim() == 3 and weights.shape[1] == rows.shape[1], f"{rows.shape} {weights.shape}"
     )
@@ -201,8 +207,20 @@ def grouped_matmul(x, weight, group_list=None, split_item=0, group_type=None, gr
     ends = [0, *group_list.tolist()]
     _demand(sorted(ends) == ends and ends[-1] == rows.shape[0], f"group_list {ends[1:]} for {rows.shape[0]} rows")
     parts = zip(ends, ends[1:], weights, strict=False)
-    made = torch.cat([rows[start:end].float() @ one.float() for start, end, one in parts])
-    return [made.to(rows.dtype)]
+    if not eight:
+        made = torch.cat([rows[start:end].float() @ one.float() for start, end, one in parts])
+        return [made.to(rows.dtype)]
+    _demand(len(scale) == len(per_token_scale) == 1, "other groups")
+    (by_output,), (by_token,) = scale, per_token_scale
+    _demand(by_output.dtype == by_token.dtype == torch.float32, f"scales {by_output.dtype} {by_token.dtype}")
+    _demand(by_output.shape == (len(weights), weights.shape[2]), f"scale {tuple(by_output.shape)}")
+    _demand(by_token.shape == rows.shape[:1], f"per_token_scale {tuple(by_token.shape)}")
+    types = {5: torch.float16, 15: torch.bfloat16}  # torch's numbers of its types, as the schema has them
+    _demand(output_dtype in types, f"output_dtype {output_dtype}")
+    made = torch.cat(
+        [(rows[start:end].double() @ one.double()) * by for (start, end, one), by in zip(parts, by_output, strict=True)]
+    )
+    return [(made * by_token[:, None]).to(types[output_dtype])]
 
 
 #: Arguments that may be transposed views.

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from npukv.ops.products import KINDS
+from npukv.relevance.eight_bit import Weight, quantise_weight
 from npukv.relevance.experts import Experts, experts_of, mixture
 
 
@@ -40,12 +42,38 @@ def test_other_mlps_have_none(load_tiny: Callable[[str], Any]) -> None:
     assert experts_of(load_tiny("llama").model.model.layers[0].mlp) is None
 
 
+def some_experts(made: torch.Generator) -> Experts:
+    router, gate_up, down = (torch.randn(*shape, generator=made) * 0.2 for shape in ((4, 32), (4, 48, 32), (4, 32, 24)))
+    return Experts(router, Weight(gate_up), Weight(down), 2, True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_it_is_one_graph_for_a_compiler() -> None:
+def test_eight_bits_are_near(kind: torch.dtype) -> None:
+    """Tokens of very different sizes, each scaled by itself; one of zeros stays one."""
+    made = torch.Generator().manual_seed(6)
+    experts = some_experts(made)
+    x = torch.randn(40, 32, generator=made) * torch.logspace(-2, 1, 40)[:, None]
+    x[7] = 0
+    eight = experts._replace(
+        gate_up=quantise_weight(experts.gate_up.codes, kind), down=quantise_weight(experts.down.codes, kind)
+    )
+    assert eight.gate_up.codes.dtype == kind and eight.gate_up.scale.shape == (4, 48)
+    exact, got = mixture(x, experts), mixture(x, eight)
+    most = 0.15 if kind.is_floating_point else 0.05  # three bits behind the point in three products, or seven
+    assert ((got - exact).norm(dim=1) <= most * exact.norm(dim=1)).all()
+    assert (got[7] == 0).all() and not torch.equal(got, exact)
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+@torch.no_grad()
+def test_it_is_one_graph_for_a_compiler(kind: torch.dtype | None) -> None:
     """Where the groups end is not read by the host."""
     made = torch.Generator().manual_seed(5)
-    weights = (torch.randn(*shape, generator=made) * 0.2 for shape in ((4, 32), (4, 48, 32), (4, 32, 24)))
-    experts = Experts(*weights, 2, True)
+    experts = some_experts(made)
+    if kind is not None:
+        gate_up, down = (quantise_weight(weight.codes, kind) for weight in (experts.gate_up, experts.down))
+        experts = experts._replace(gate_up=gate_up, down=down)
     x = torch.randn(10, 32, generator=made)
     torch._dynamo.reset()
     compiled = torch.compile(mixture, backend="eager", fullgraph=True)

@@ -127,9 +127,25 @@ def test_other_models_are_refused(load_tiny: Callable[[str], Any], text: str, na
         npukv.score_segments(lm, text[:900], QUESTIONS[0], forward="fused")
 
 
-def test_experts_in_eight_bits_are_refused(load_tiny: Callable[[str], Any]) -> None:
-    with pytest.raises(ModelError, match=r"no 8-bit products of experts; take --forward fused"):
-        FastForward(load_tiny("mixtral"), eight_bit=True)
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.int8])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
+def test_experts_in_eight_bits(load_tiny: Callable[[str], Any], text: str, name: str, kind: torch.dtype) -> None:
+    """All weights but the router's; every layer's MLP is near transformers' own, and the scores belong to the text."""
+    lm = load_tiny(name)
+    forward = FastForward(lm, eight_bit=kind, compiled=False)
+    x = torch.randn(1, 50, 64, generator=torch.Generator().manual_seed(1))
+    most = 0.15 if kind.is_floating_point else 0.05
+    for layer, block in zip(forward.layers, lm.model.model.layers, strict=True):
+        assert layer.mlp.gate_up.codes.dtype == layer.mlp.down.codes.dtype == kind
+        assert layer.mlp.router.dtype == torch.float32
+        with torch.no_grad():
+            got, exact = fast_forward._mlp(x, layer), block.mlp(x)
+        assert ((got - exact).norm(dim=-1) <= most * exact.norm(dim=-1)).all()
+    options: dict[str, Any] = {"segment": 60, "horizon": 2}
+    plain = npukv.score_segments(lm, text[:900], QUESTIONS[0], forward="plain", **options).values
+    eight = npukv.score_segments(lm, text[:900], QUESTIONS[0], forward=forward, **options).values
+    assert abs(eight - plain).max() < 0.5  # a token near the edge between two experts goes to the other one
+    assert not np.array_equal(eight, plain)
 
 
 def test_unknown_forwards_are_refused(llama: Any, text: str) -> None:

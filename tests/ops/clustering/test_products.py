@@ -18,14 +18,16 @@ def some_degrees(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("tokens", "goal", "chunk"), [(61, 17, 16), (40, 39, 64), (150, 31, 150), (2, 1, 2), (9, 9, 4), (300, 80, 300)]
 )
-@pytest.mark.parametrize(("width", "typical"), [(16, 1.0), (20, 0.0)])
-def test_places(interpreter: None, tokens: int, goal: int, chunk: int, width: int, typical: float) -> None:
-    """Of float32 keys, which they take too: the pairs of float64."""
+@pytest.mark.parametrize(("width", "typical", "together"), [(16, 1.0, True), (20, 0.0, False)])
+def test_places(
+    interpreter: None, tokens: int, goal: int, chunk: int, width: int, typical: float, together: bool
+) -> None:
+    """Of float32 keys, which they take too: the pairs of float64. With barriers, and with more launches instead."""
     from npukv.ops.clustering import triton_passes
 
     keys, degrees = some_keys(2, 3, tokens + 5, width)[:, :, 2 : tokens + 2], some_degrees(2, 3, tokens)
     plan = merge_plan(tokens, goal, chunk)
-    places = triton_passes.cluster(keys, degrees, plan, typical)
+    places = triton_passes.cluster(keys, degrees, plan, typical, together=together)
     assert places.dtype is torch.int32
     assert torch.equal(places, reference.cluster(keys.double(), degrees.double(), plan, typical))
 
@@ -79,7 +81,8 @@ def test_means(interpreter: None, kept: int, dtype: torch.dtype) -> None:
     for row in places.flatten(0, 1):
         others = torch.randint(0, kept, (150 - kept,), generator=draw)
         row[:] = torch.cat([torch.arange(kept), others])[torch.randperm(150, generator=draw)]
-    found = triton_merge.merge_pair(keys, values, degrees, places, kept)
+    together = dtype is torch.bfloat16  # else each in a launch of its own
+    found = triton_merge.merge_pair(keys, values, degrees, places, kept, together)
     exact = reference.merge_pair(keys.double(), values.double(), degrees, places, kept)
     tolerance = 1e-5 if dtype is torch.float32 else 1e-2
     for got, expected in zip(found, exact, strict=True):

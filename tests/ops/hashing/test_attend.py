@@ -11,7 +11,7 @@ from npukv.ops.hashing import reference
 from tests.ops.hashing.test_reference import draw_codes, drawn
 
 pytest.importorskip("triton")
-from npukv.ops.hashing import triton_attend
+from npukv.ops.hashing import triton_attend, triton_sift
 
 
 def lengths(*values: int) -> torch.Tensor:
@@ -22,7 +22,7 @@ def lengths(*values: int) -> torch.Tensor:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several stretches of several steps in a small row, and a small sample of it."""
     for name, value in {"PROGRAMS": 8, "BLOCK": 128, "SAMPLE": 128}.items():
-        monkeypatch.setitem(triton_attend.SIFT, name, value)
+        monkeypatch.setitem(triton_sift.SIFT, name, value)
     for name, value in {"PROGRAMS": 6, "TILE": 64, "BLOCK": 16}.items():
         monkeypatch.setitem(triton_attend.ATTEND, name, value)
 
@@ -43,7 +43,7 @@ def cases(draw: st.DrawFn) -> dict:
     return {"codes": (query, keys), "rest": (lengths(end), budget, sink, recent, lengths(begin))}
 
 
-def sees_the_selected(codes: tuple[torch.Tensor, torch.Tensor], rest: tuple) -> None:
+def sees_the_selected(codes: tuple[torch.Tensor, torch.Tensor], rest: tuple, together: bool = True) -> None:
     """With equal weights the output counts the chosen positions, by their quotients and remainders."""
     asked, keys = codes
     group, capacity, width = asked.shape[1], keys.shape[2], 64
@@ -51,23 +51,25 @@ def sees_the_selected(codes: tuple[torch.Tensor, torch.Tensor], rest: tuple) -> 
     chosen = chosen[chosen >= 0].long()
     for digit in (torch.arange(capacity) % width, torch.arange(capacity) // width):
         value = torch.eye(width)[digit].expand(1, 1, capacity, width)
-        out, lse = triton_attend.hashed_attention(torch.zeros(1, group, 1, width), asked, keys, value, value, *rest)
+        query = torch.zeros(1, group, 1, width)
+        out, lse = triton_attend.hashed_attention(query, asked, keys, value, value, *rest, together=together)
         counted = digit[chosen].bincount(minlength=width)
         assert torch.equal((out[0, :, 0] * len(chosen)).round().long(), counted.expand(group, -1))
         torch.testing.assert_close(lse.exp(), torch.full((1, group, 1), float(len(chosen))))
 
 
 @settings(max_examples=8, deadline=None)
-@given(case=cases())
-def test_it_attends_to_exactly_what_is_selected(case: dict) -> None:
-    sees_the_selected(case["codes"], case["rest"])
+@given(case=cases(), together=st.booleans())
+def test_it_attends_to_exactly_what_is_selected(case: dict, together: bool) -> None:
+    """With barriers, and with launches of their own instead."""
+    sees_the_selected(case["codes"], case["rest"], together)
 
 
 @pytest.mark.parametrize("misled", [{"MARGIN": -9.0}, {"WINDOW": 4}], ids=["too few listed", "threshold out of sight"])
 def test_a_sample_that_misleads_is_noticed(misled: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """The row is scored again; here so that it must be, and with a threshold that is shared by several."""
     for name, value in misled.items():
-        monkeypatch.setattr(triton_attend, name, value)
+        monkeypatch.setattr(triton_sift, name, value)
     for name, value in {"PROGRAMS": 2, "TILE": 256}.items():
         monkeypatch.setitem(triton_attend.ATTEND, name, value)
     asked, keys, budget = draw_codes(0, 1, 2, 1, 1), draw_codes(1, 1, 1, 500, 1), 200

@@ -12,6 +12,7 @@ from npukv.ops.products import (
     KINDS,
     bare_product,
     grouped_linear,
+    grouped_scaled_product,
     native,
     operators,
     quantise_rows,
@@ -131,6 +132,66 @@ def test_groups_of_rows(data: st.DataObject) -> None:
     )
 
 
+@settings(max_examples=25)
+@given(data=st.data())
+def test_groups_of_rows_in_eight_bits(data: st.DataObject) -> None:
+    """The kernel of this device and the reference, beside float64; groups may be empty, scales are each one's own."""
+    sizes = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any))
+    kind = data.draw(st.sampled_from(KINDS))
+    ends = torch.tensor(sizes).cumsum(0).int()
+    codes, scale = quantise_rows(normal(int(ends[-1]), 24, seed=1), kind)
+    flat, flat_scale = quantise_rows(
+        normal(len(sizes) * 10, 24, seed=2) * torch.logspace(-2, 2, len(sizes) * 10)[:, None], kind
+    )
+    weight, weight_scale = flat.view(-1, 10, 24), flat_scale.view(-1, 10)
+    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    every = torch.einsum("tk,enk->ten", codes.double(), weight.double()) * weight_scale
+    exact = every[torch.arange(len(group)), group] * scale[:, None]
+    for function in (grouped_scaled_product, reference.grouped_scaled_product):
+        found = function(codes, scale, weight, weight_scale, ends, torch.float32)
+        assert found.dtype is torch.float32
+        torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_grouped_eight_bit_opcheck(kind: torch.dtype) -> None:
+    tests = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
+    ends = torch.tensor([2, 2, 5], dtype=torch.int32)
+    flat, flat_scale = quantise_rows(normal(24, 16), kind)
+    arguments = (*quantise_rows(normal(5, 16), kind), flat.view(3, 8, 16), flat_scale.view(3, 8), ends, torch.bfloat16)
+    # whether inputs were written to cannot be compared in float8
+    torch.library.opcheck(operators.grouped_scaled_product.overload, arguments, test_utils=tests[kind != torch.int8 :])
+
+
+def test_which_groups_go_in_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float8 into bfloat16 on a card of capability 9.0; everything else is refused with a reason."""
+    arguments = (
+        *(torch.zeros(20, 32, dtype=torch.float8_e4m3fn), torch.ones(20)),
+        *(torch.zeros(3, 16, 32, dtype=torch.float8_e4m3fn), torch.ones(3, 16), torch.tensor([0, 9, 20]).int()),
+    )
+
+    class Card:
+        capability = (9, 0)
+
+        def get_device_capability(self) -> tuple[int, int]:
+            return self.capability
+
+    monkeypatch.setattr(torch, "get_device_module", lambda device: Card())
+    assert native.check_scaled_groups(*arguments, torch.bfloat16)[0]
+    narrow = (arguments[0][:, :24].contiguous(), arguments[1], arguments[2][..., :24].contiguous(), *arguments[3:])
+    whole = (arguments[0].to(torch.int8), arguments[1], arguments[2].to(torch.int8), *arguments[3:])
+    for wrong, dtype, words in (
+        (arguments, torch.float16, "into bfloat16"),
+        (whole, torch.bfloat16, "float8_e4m3fn"),
+        (narrow, torch.bfloat16, "multiples of 16"),
+    ):
+        ok, reason = native.check_scaled_groups(*wrong, dtype)
+        assert not ok and words in reason
+    monkeypatch.setattr(Card, "capability", (8, 9))
+    ok, reason = native.check_scaled_groups(*arguments, torch.bfloat16)
+    assert not ok and "9.0" in reason
+
+
 def test_grouped_opcheck() -> None:
     ends = torch.tensor([2, 2, 5], dtype=torch.int32)
     torch.library.opcheck(grouped_linear.overload, (normal(5, 16), normal(3, 8, 16), ends))
@@ -182,3 +243,24 @@ def test_groups_on_a_card() -> None:
     exact = reference.grouped_linear(x.double(), weight.double(), ends)
     got = grouped_linear(x.cuda(), weight.cuda(), ends.cuda()).cpu().double()
     assert ((got - exact).abs() <= 0.02 * exact.abs().max()).all()
+
+
+@needs_card
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_in_eight_bits_on_a_card(kind: torch.dtype) -> None:
+    if kind != torch.int8 and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this card multiplies no float8")
+    ends = torch.tensor([0, 40, 41, 41, 200], dtype=torch.int32)
+    codes, scale = quantise_rows(normal(200, 64, seed=1), kind)
+    flat, flat_scale = quantise_rows(normal(5 * 96, 64, seed=2) * torch.logspace(-1, 1, 480)[:, None], kind)
+    arguments = (codes, scale, flat.view(5, 96, 64), flat_scale.view(5, 96), ends)
+    placed = [part.cuda() for part in arguments]
+    choices = explain("grouped_scaled_product", *placed, torch.bfloat16)
+    hopper = torch.cuda.get_device_capability()[0] == 9
+    wanted = "scaled_grouped_mm" if hopper and kind != torch.int8 else "group by group"
+    assert [choice.kernel for choice in choices if choice.chosen] == [wanted]
+    exact = reference.grouped_scaled_product(
+        codes, scale.double(), *arguments[2:3], arguments[3].double(), ends, torch.float64
+    )
+    got = grouped_scaled_product(*placed, torch.bfloat16).cpu().double()
+    assert ((got - exact).abs() <= 0.02 * exact.abs().max(dim=0).values).all()
