@@ -70,16 +70,27 @@ def _merged(
         tl.store(lse + row + tl.arange(0, 1), sums)
 
 
+@triton.jit
+def _merge_kernel(
+    outs, lses, out, lse, parts, rows_all,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+    _merged(outs, lses, out, lse, parts, rows_all, tl.program_id(0).to(tl.int64), 1, WIDTH, PADDED, PARTS)
+
+
 @triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
 def _attend_kernel(
-    query_codes_ptr, codes_ptr, list_ptr, fine_ptr, cutoff_ptr, chosen_ptr, arrived_ptr, length_ptr, start_ptr,
+    query_codes_ptr, codes_ptr, list_ptr, fine_ptr, totals_ptr, listed_ptr, cutoff_ptr, chosen_ptr, arrived_ptr,
+    length_ptr, start_ptr,
     query, key, value, outs, lses, out, lse, scale,
     query_b, query_h, key_b, key_h, key_c, value_b, value_h, value_c,
     capacity, kv_heads, budget, sink, recent, room, rows_all,
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, SPLITS: tl.constexpr,
-    WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
-    PADDED: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, EQUAL: tl.constexpr, PARTS: tl.constexpr,
-    LAST: tl.constexpr, EARLY: tl.constexpr,
+    LEVELS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, EQUAL: tl.constexpr,
+    PARTS: tl.constexpr, LAST: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """A share of a row's listed tokens, and attention to the chosen ones: outs [parts, B, Hq, 1, D], lses without D.
 
@@ -99,21 +110,21 @@ def _attend_kernel(
     begin, end = _bounds(length_ptr, start_ptr, batch, capacity, WITH_START)
     if EARLY:
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     fine, stretch = tl.arange(0, WINDOW), tl.arange(0, SPLITS)
-    counts = tl.load(fine_ptr + (row * SPLITS + stretch[:, None]) * WINDOW + fine[None, :])
+    binned = tl.load(totals_ptr + row * WINDOW + fine)  # from the cutoff down
+    listed = tl.load(listed_ptr + row * SPLITS + stretch)
     cutoff = tl.load(cutoff_ptr + row)
     lowest, free, need, sinks = sampled._free(begin, end, budget, sink, recent)
     end = tl.maximum(begin, end)
     forced = end - begin - free
     chunk = sampled._stretch(free, SPLITS, STEP)
 
-    binned = tl.sum(counts, 0)  # from the cutoff down
-    listed = tl.sum(counts, 1)
     items = tl.sum(binned, 0)
     lower = items - tl.cumsum(binned, 0)  # below each of the scores
     under = tl.sum((lower >= need).to(tl.int32), 0)  # the threshold lies that far below the cutoff
     quota = need - tl.max(tl.where(lower < need, lower, 0), 0)  # of those at the threshold, the last ones
-    equal = tl.sum(tl.where(fine[None, :] == under, counts, 0), 1)
+    equal = tl.load(fine_ptr + (row * WINDOW + tl.minimum(under, WINDOW - 1)) * SPLITS + stretch)
     since_equal = tl.cumsum(equal, 0)
     before = tl.cumsum(listed, 0) - listed
     later = tl.sum(equal, 0) - since_equal
@@ -150,12 +161,11 @@ def _attend_kernel(
     if misled:
         last = _scored_again(
             query_codes_ptr, codes_ptr + row * capacity * WORDS, chosen, row, tl.minimum(capacity, 1), lowest, free,
-            need, forced, begin, end, sinks, first, last, GROUP, WORDS, PLANES, BITS, 256,
+            need, forced, begin, end, sinks, first, last, GROUP, WORDS, PLANES, BITS, 128,
         )  # fmt: skip
         first, forced, threshold = 0, 0, 0
         before = tl.where(stretch == 0, 0, 1 << 24)  # more than there are
         list_row = chosen
-    begins = before << 6 | stretch  # of a row's 64 lists at most, and 2 ** 21 tokens
 
     most = tl.full([ROWS], float("-inf"), tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
@@ -165,10 +175,11 @@ def _attend_kernel(
     for at in tl.range(first, last, BLOCK, num_stages=STAGES):
         index = at + tl.arange(0, BLOCK)
         free_one = index - forced  # the sink tokens, then the recent ones, then those of the lists
-        reached = begins[None, :] <= (free_one << 6 | 63)[:, None]
-        list_of = tl.max(tl.where(reached, begins[None, :], 0), 1)  # the last one that begins at or before it
-        of = list_of & 63
-        offset = of * room + free_one - (list_of >> 6)
+        of = tl.zeros([BLOCK], tl.int32)  # the list: the last one that begins at or before the item
+        for b in tl.static_range(LEVELS):
+            middle = of + (SPLITS >> (b + 1))
+            of = tl.where(tl.gather(before, middle, 0) <= free_one, middle, of)
+        offset = of * room + free_one - tl.gather(before, of, 0)
         in_list = (index < last) & (free_one >= 0)
         item = tl.load(list_row + tl.where(in_list, offset, 0), mask=in_list, other=0)
         position = tl.where(misled, item, lowest + of * chunk + (item & 0xFFFF))

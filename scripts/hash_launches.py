@@ -28,7 +28,7 @@ BEGIN = {"PROGRAMS": 264, "PIECES": 16, "PART": 256, "num_warps": 4}
 #: Programs, most of a row, tokens per step; how the list is counted at its end: "atomics" or "histogram".
 SIFT = {"PROGRAMS": 528, "SPLITS": 64, "BLOCK": 1024, "COUNT": "atomics"}
 #: Programs, listed tokens per step, warps and stages; whether shares are equal, or each program serves one list.
-ATTEND = {"PROGRAMS": 528, "BLOCK": 32, "num_warps": 4, "STAGES": 3, "EQUAL": True}
+ATTEND = {"PROGRAMS": 528, "BLOCK": 32, "num_warps": 1, "STAGES": 3, "EQUAL": True}
 #: The last program of a row merges, in place of a launch.
 LAST = False
 #: Launches begin while the one before them ends (programmatic dependent launch).
@@ -78,13 +78,13 @@ def _masks(masks_ptr, row, PLANES: tl.constexpr, WORDS: tl.constexpr):
 @triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
 def _begin_kernel(
     query_ptr, key_ptr, value_ptr, weights_ptr, keys_ptr, values_ptr, codes_ptr, slot_ptr, length_ptr, start_ptr,
-    query_codes_ptr, masks_ptr, sample_ptr, arrived_ptr,
+    query_codes_ptr, masks_ptr, sample_ptr, totals_ptr, arrived_ptr,
     q_b, q_h, k_b, k_h, v_b, v_h, capacity, kv_heads, budget, sink, recent,
     GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, D_LIMIT: tl.constexpr, WORDS: tl.constexpr,
     WIDE: tl.constexpr, PLANES: tl.constexpr, WITH_START: tl.constexpr, PIECES: tl.constexpr, PART: tl.constexpr,
-    BINS: tl.constexpr, SHIFT: tl.constexpr, EARLY: tl.constexpr,
+    BINS: tl.constexpr, SHIFT: tl.constexpr, WINDOW: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """sample [rows, PIECES, BINS]: pulls >> SHIFT of a piece's tokens; masks [rows, 2 PLANES, WORDS]; arrived: 0."""
+    """sample [rows, PIECES, BINS]: counted pulls >> SHIFT; masks [rows, 2 PLANES, WORDS]; zeros to totals, arrived."""
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
@@ -136,6 +136,7 @@ def _begin_kernel(
             tl.store(at, scoring._plane(pull, p).to(tl.int32, bitcast=True))
             tl.store(at + WORDS, scoring._plane(to_one, p).to(tl.int32, bitcast=True))
         tl.store(arrived_ptr + row, 0)
+        tl.store(totals_ptr + row * WINDOW + tl.arange(0, WINDOW), tl.zeros([WINDOW], tl.int32))
     if piece == PIECES - 1:
         slot = tl.load(slot_ptr + batch)
         fits = tl.where(slot < capacity, D, 0)
@@ -168,7 +169,7 @@ def _step(codes_row, at, capacity, lane, word, WORDS: tl.constexpr, BLOCK: tl.co
 
 @triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
 def _sift_kernel(
-    masks_ptr, sample_ptr, codes_ptr, length_ptr, start_ptr, list_ptr, fine_ptr, cutoff_ptr,
+    masks_ptr, sample_ptr, codes_ptr, length_ptr, start_ptr, list_ptr, fine_ptr, totals_ptr, listed_ptr, cutoff_ptr,
     capacity, kv_heads, budget, sink, recent, room, largest,
     WORDS: tl.constexpr, PLANES: tl.constexpr, SPLITS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr,
     MARGIN: tl.constexpr, PIECES: tl.constexpr, PART: tl.constexpr, BINS: tl.constexpr, SHIFT: tl.constexpr,
@@ -176,7 +177,8 @@ def _sift_kernel(
 ):  # fmt: skip
     """list [rows, SPLITS, room]: pull << 16 | place, of pulls up to the row's cutoff, ascending places.
 
-    fine [rows, SPLITS, WINDOW]: how many lie 0, 1, ... below the cutoff, or at least WINDOW - 1; cutoff [rows].
+    fine [rows, WINDOW, SPLITS]: how many lie 0, 1, ... below the cutoff, or at least WINDOW - 1; totals [rows, WINDOW]
+    without SPLITS, listed [rows, SPLITS] without WINDOW; cutoff [rows].
     """
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
@@ -195,9 +197,9 @@ def _sift_kernel(
     bins, fine = tl.arange(0, BINS), tl.arange(0, WINDOW)
     pieces = tl.arange(0, PIECES)[:, None] * BINS + bins[None, :]
     counted = tl.sum(tl.load(sample_ptr + row * (PIECES * BINS) + pieces), 0)
-    fine_row = fine_ptr + (row * SPLITS + split) * WINDOW
+    fine_own, totals = fine_ptr + row * WINDOW * SPLITS + split, totals_ptr + row * WINDOW
     if ATOMICS:
-        tl.store(fine_row + fine, tl.zeros([WINDOW], tl.int32))
+        tl.store(fine_own + fine * SPLITS, tl.zeros([WINDOW], tl.int32))
     one = tl.minimum(capacity, 1)
     expected = tl.maximum(need, 0).to(tl.float32) * (PIECES * PART) / tl.maximum(free, 1).to(tl.float32)
     rank = (expected + MARGIN * tl.sqrt(expected)).to(tl.int32) + 10
@@ -220,7 +222,9 @@ def _sift_kernel(
         for offset in range(0, found, 256):
             item = offset + tl.arange(0, 256)
             below = cutoff - (tl.load(list_row + tl.minimum(item, found - 1)) >> 16)
-            tl.atomic_add(fine_row + tl.minimum(below, WINDOW - 1), 1, mask=item < found, sem="relaxed")
+            below = tl.minimum(below, WINDOW - 1)
+            tl.atomic_add(fine_own + below * SPLITS, 1, mask=item < found, sem="relaxed")
+            tl.atomic_add(totals + below, 1, mask=item < found, sem="relaxed")
     else:
         binned = tl.zeros([WINDOW], tl.int32)
         for offset in range(0, found, 256):
@@ -228,7 +232,9 @@ def _sift_kernel(
             below = cutoff - (tl.load(list_row + tl.minimum(item, found - 1)) >> 16)
             binned += tl.histogram(tl.where(item < found, tl.minimum(below, WINDOW - 1), WINDOW - 1), WINDOW)
         binned -= tl.where(fine == WINDOW - 1, tl.cdiv(found, 256) * 256 - found, 0)
-        tl.store(fine_row + fine, binned)
+        tl.store(fine_own + fine * SPLITS, binned)
+        tl.atomic_add(totals + fine, binned, mask=binned > 0, sem="relaxed")
+    tl.store(listed_ptr + row * SPLITS + split, found)
     if split == 0:
         tl.store(cutoff_ptr + row, cutoff)
 
@@ -275,12 +281,12 @@ def hash_decode(
     splits, room = plan(rows, capacity)
     new = codes.new_empty
     asked, masks, sample = new(batch, heads, words), new(rows, 2 * count, words), new(rows, pieces, bins)
-    arrived, cutoff = new(rows), new(rows)
-    sizes = {"WORDS": words, "PLANES": count, "WITH_START": start is not None, "EARLY": EARLY}
+    arrived, cutoff, totals = new(rows), new(rows), new(rows, WINDOW)
+    sizes = {"WORDS": words, "PLANES": count, "WITH_START": start is not None, "WINDOW": WINDOW, "EARLY": EARLY}
     drawn = {"PIECES": pieces, "PART": BEGIN["PART"], "BINS": bins, "SHIFT": shift}
     after = {"launch_pdl": True} if EARLY else {}
     _begin_kernel[(rows, pieces)](
-        query, key, value, weights, keys, values, codes, slot, length, start, asked, masks, sample, arrived,
+        query, key, value, weights, keys, values, codes, slot, length, start, asked, masks, sample, totals, arrived,
         query.stride(0), query.stride(1), key.stride(0), key.stride(1), value.stride(0), value.stride(1),
         capacity, kv_heads, *bounds, GROUP=group, ROWS=max(16, triton.next_power_of_2(group + 1)),
         D=width, D_LIMIT=scoring._limit(width), WIDE=scoring._wide(key, weights),
@@ -289,10 +295,11 @@ def hash_decode(
     out, lse = query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=torch.float32)
     if stop == "begin":
         return out, lse
-    listed, fine = new(rows, splits, room), new(rows, splits, WINDOW)
-    sizes |= {"SPLITS": splits, "WINDOW": WINDOW}
+    lists, listed, fine = new(rows, splits, room), new(rows, splits), new(rows, WINDOW, splits)
+    sizes |= {"SPLITS": splits}
     _sift_kernel[(rows, splits)](
-        masks, sample, codes, length, start, listed, fine, cutoff, capacity, kv_heads, *bounds, room, largest,
+        masks, sample, codes, length, start, lists, fine, totals, listed, cutoff,
+        capacity, kv_heads, *bounds, room, largest,
         MARGIN=MARGIN, BLOCK=SIFT["BLOCK"], GUARD=capacity < SIFT["BLOCK"], ATOMICS=SIFT["COUNT"] == "atomics",
         **sizes, **drawn, num_warps=4, **after,
     )  # fmt: skip
@@ -305,13 +312,19 @@ def hash_decode(
     outs = query.new_empty((parts, *query.shape), dtype=torch.float32)
     lses = query.new_empty((parts, *query.shape[:3]), dtype=torch.float32)
     hash_attend._attend_kernel[(parts, rows)](
-        asked, codes, listed, fine, cutoff, chosen, arrived, length, start, query, keys, values, outs, lses, out, lse,
+        asked, codes, lists, fine, totals, listed, cutoff, chosen, arrived, length, start,
+        query, keys, values, outs, lses, out, lse,
         width**-0.5 if scale is None else scale,
         *query.stride()[:2], *keys.stride()[:3], *values.stride()[:3], capacity, kv_heads, *bounds, room, batch * heads,
-        GROUP=group, BITS=(group * words * 32).bit_length(), STEP=SIFT["BLOCK"],
+        GROUP=group, BITS=(group * words * 32).bit_length(), LEVELS=splits.bit_length() - 1, STEP=SIFT["BLOCK"],
         WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width),
         BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], EQUAL=ATTEND["EQUAL"],
-        PARTS=min(attending.PARTS, attending._padded(parts)), LAST=LAST,
+        PARTS=min(attending.PARTS, attending._padded(parts)) if LAST else 16, LAST=LAST,
         num_warps=ATTEND["num_warps"], **sizes, **after,
     )  # fmt: skip
-    return (out, lse) if LAST else attending._merge(outs, lses, query.dtype)
+    if not LAST:
+        hash_attend._merge_kernel[(batch * heads,)](
+            outs, lses, out, lse, parts, batch * heads, WIDTH=width, PADDED=attending._padded(width),
+            PARTS=min(attending.PARTS, attending._padded(parts)), EARLY=EARLY, num_warps=4, **after,
+        )  # fmt: skip
+    return out, lse

@@ -91,7 +91,7 @@ def _listed(list_ptr, score, place, passed, found, BLOCK: tl.constexpr):
         found += number
     target = before[:, None] + ((running[None, :] >> (8 * part)[:, None].to(tl.int64)) & 255).to(tl.int32)
     target = tl.reshape(target, [BLOCK])
-    tl.store(list_ptr + tl.where(passed, target, 0), (score << 16) | place, mask=passed)
+    tl.store(list_ptr + target, (score << 16) | place, mask=passed)
     return found
 
 

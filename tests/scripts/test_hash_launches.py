@@ -40,7 +40,9 @@ def sees_the_selected(case: dict) -> None:
     query, key = drawn(case["seed"] + 2, 1, group, 1, width), drawn(case["seed"] + 3, 1, 1, 1, width)
     held = torch.zeros(1, 1, capacity, width), torch.zeros(1, 1, capacity, width), case["keys"]
     if case["near"]:
-        held[2][0, 0, : capacity // 3] = reference.hash_encode(query, weights)[0, 0] ^ 3  # the closest side by side
+        held[2][0, 0, 20 : 20 + case["near"]] = (
+            reference.hash_encode(query, weights)[0, 0] ^ 3
+        )  # the closest side by side
     asked = reference.hash_step(query, key, key, weights, *held, slot)
     chosen = reference.hamming_select(asked, held[2], length, *bounds, start)[0, 0]
     chosen = chosen[chosen >= 0].long()
@@ -65,13 +67,13 @@ def sees_the_selected(case: dict) -> None:
 
 @st.composite
 def cases(draw: st.DrawFn) -> dict:
-    group, capacity = draw(st.sampled_from([1, 2, 3, 4, 8])), draw(st.integers(1, 1100))
+    group, capacity = draw(st.sampled_from([1, 2, 3, 4, 8])), draw(st.integers(1, 600))
     end = draw(st.integers(1, capacity))
     sink, recent = draw(st.integers(0, 30)), draw(st.integers(1, 30))
     budget, seed = sink + recent + draw(st.sampled_from([0, 1, 50, 300, 1000])), draw(st.integers(0, 99))
     keys = draw_codes(seed, 1, 1, capacity, 4)
     keys = keys[:, :, torch.arange(capacity) // 7 % draw(st.sampled_from([1, 2, 50, 2000]))].contiguous()
-    begin, near = draw(st.integers(0, end - 1)), draw(st.booleans())
+    begin, near = draw(st.integers(0, end - 1)), draw(st.sampled_from([0, 30, 200]))
     return {
         "group": group, "keys": keys, "end": end, "begin": begin, "bounds": (budget, sink, recent), "seed": seed,
         "near": near, "count": draw(st.sampled_from(["atomics", "histogram"])), "last": draw(st.booleans()),
@@ -79,7 +81,7 @@ def cases(draw: st.DrawFn) -> dict:
     }  # fmt: skip
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(case=cases())
 def test_it_attends_to_exactly_what_is_selected(case: dict) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -99,19 +101,18 @@ def test_a_sample_that_misleads_is_noticed(misled: dict[str, float], monkeypatch
     called = []
     again = hash_launches.hash_attend._scored_again
     monkeypatch.setattr(hash_launches.hash_attend, "_scored_again", lambda *a: called.append(1) or again(*a))
-    sees_the_selected(case | {"bounds": (budget + 6, 2, 4), "near": "WINDOW" in misled})
+    sees_the_selected(case | {"bounds": (budget + 6, 2, 4), "near": 30 * ("WINDOW" in misled)})
     assert called
 
 
-@pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize(("group", "capacity", "width"), [(1, 600, 24), (4, 400, 32)])
+@pytest.mark.parametrize(("group", "capacity", "width", "last"), [(1, 300, 24, False), (4, 250, 32, True)])
 def test_in_float64(group: int, capacity: int, width: int, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hash_launches, "LAST", last)
     weights = random_orthogonal(2, width, 128)
     query, key, value = drawn(0, 2, 2 * group, 1, width), drawn(8, 2, 2, 1, width), drawn(9, 2, 2, 1, width)
     held = [drawn(seed, 2, 2, capacity, width) for seed in (2, 3)] + [draw_codes(4, 2, 2, capacity, 4)]
     held[2][0, 1] = held[2][0, 1, :1]  # a row of nothing but ties
-    for length, start in ((lengths(capacity, 90), lengths(300, 80)), (lengths(capacity - 5, 1), None)):
+    for length, start in ((lengths(capacity, 90), lengths(150, 80)), (lengths(capacity - 5, 1), None)):
         for x in held[:2]:
             x[1, :, int(length[1]) :] = float("nan")
         for budget, sink, recent in ((94, 4, 16), (20, 4, 16)):
