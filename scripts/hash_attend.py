@@ -90,11 +90,12 @@ def _attend_kernel(
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, SPLITS: tl.constexpr,
     LEVELS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, EQUAL: tl.constexpr,
-    PARTS: tl.constexpr, LAST: tl.constexpr, EARLY: tl.constexpr,
+    PARTS: tl.constexpr, LAST: tl.constexpr, EARLY: tl.constexpr, ALONE: tl.constexpr,
 ):  # fmt: skip
     """A share of a row's listed tokens, and attention to the chosen ones: outs [parts, B, Hq, 1, D], lses without D.
 
-    With LAST the program of a row that ends last merges them into out and lse. `chosen` is scratch.
+    With LAST the program of a row that ends last merges them into out and lse. `chosen` is scratch. ALONE: one warp,
+    which gathers from its own registers.
     """
     part, parts = tl.program_id(0), tl.num_programs(0)
     row = tl.program_id(1).to(tl.int64)
@@ -166,6 +167,7 @@ def _attend_kernel(
         first, forced, threshold = 0, 0, 0
         before = tl.where(stretch == 0, 0, 1 << 24)  # more than there are
         list_row = chosen
+    begins = before << 6 | stretch  # of a row's 64 lists at most, and 2 ** 21 tokens
 
     most = tl.full([ROWS], float("-inf"), tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
@@ -175,11 +177,16 @@ def _attend_kernel(
     for at in tl.range(first, last, BLOCK, num_stages=STAGES):
         index = at + tl.arange(0, BLOCK)
         free_one = index - forced  # the sink tokens, then the recent ones, then those of the lists
-        of = tl.zeros([BLOCK], tl.int32)  # the list: the last one that begins at or before the item
-        for b in tl.static_range(LEVELS):
-            middle = of + (SPLITS >> (b + 1))
-            of = tl.where(tl.gather(before, middle, 0) <= free_one, middle, of)
-        offset = of * room + free_one - tl.gather(before, of, 0)
+        if ALONE:  # the list: the last one that begins at or before the item
+            of = tl.zeros([BLOCK], tl.int32)
+            for b in tl.static_range(LEVELS):
+                middle = of + (SPLITS >> (b + 1))
+                of = tl.where(tl.gather(before, middle, 0) <= free_one, middle, of)
+            offset = of * room + free_one - tl.gather(before, of, 0)
+        else:
+            last_of = tl.max(tl.where(begins[None, :] <= (free_one << 6 | 63)[:, None], begins[None, :], 0), 1)
+            of = last_of & 63
+            offset = of * room + free_one - (last_of >> 6)
         in_list = (index < last) & (free_one >= 0)
         item = tl.load(list_row + tl.where(in_list, offset, 0), mask=in_list, other=0)
         position = tl.where(misled, item, lowest + of * chunk + (item & 0xFFFF))

@@ -320,7 +320,7 @@ def hash_decode(
         WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width),
         BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], EQUAL=ATTEND["EQUAL"],
         PARTS=min(attending.PARTS, attending._padded(parts)) if LAST else 16, LAST=LAST,
-        num_warps=ATTEND["num_warps"], **sizes, **after,
+        ALONE=ATTEND["num_warps"] == 1, num_warps=ATTEND["num_warps"], **sizes, **after,
     )  # fmt: skip
     if not LAST:
         hash_attend._merge_kernel[(batch * heads,)](

@@ -45,7 +45,9 @@ AXES: dict[str, dict[str, dict[str, Any]]] = {
     "early": {"early": {"EARLY": True}},
     "warps": {
         "2 warps": {"ATTEND": {"num_warps": 2}},
+        "2 warps, block 64, 2 stages": {"ATTEND": {"num_warps": 2, "BLOCK": 64, "STAGES": 2}},
         "4 warps": {"ATTEND": {"num_warps": 4}},
+        "4 warps, block 64, 2 stages": {"ATTEND": {"num_warps": 4, "BLOCK": 64, "STAGES": 2}},
         "last merges": {"ATTEND": {"num_warps": 4}, "LAST": True},
         "264, last merges": {"ATTEND": {"num_warps": 4, "PROGRAMS": 264}, "LAST": True},
     },
@@ -53,7 +55,6 @@ AXES: dict[str, dict[str, dict[str, Any]]] = {
         "264": {"ATTEND": {"PROGRAMS": 264}},
         "1056": {"ATTEND": {"PROGRAMS": 1056}},
         "2 stages": {"ATTEND": {"STAGES": 2}},
-        "block 64, 2 stages": {"ATTEND": {"BLOCK": 64, "STAGES": 2}},
         "own lists": {"ATTEND": {"EQUAL": False}},
     },
     "sift": {

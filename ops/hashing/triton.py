@@ -389,13 +389,12 @@ def hamming_scores(
 def launch_scores(query_codes, key_codes, length, start, scores, counts, stride, sink, recent, chunk, splits, shift=0):
     """Fill `scores` [B * Hkv, stride] (int32, or int16 with `counts` [B * Hkv, splits, COARSE])."""
     batch, kv_heads, capacity, words = key_codes.shape
-    group = query_codes.shape[1] // kv_heads
-    counting = counts is not None
+    group, counting = query_codes.shape[1] // kv_heads, counts is not None
     _score_kernel[(batch * kv_heads, splits)](
         query_codes.contiguous(), key_codes, length, start, scores, counts,
         capacity, stride, kv_heads, sink, recent, chunk,
         GROUP=group, WORDS=words, PLANES=planes(group), CARRY=CARRY and words == 4,
-        WITH_LENGTH=length is not None, WITH_START=start is not None,
-        COUNT=counting, SHIFT=shift, COARSE=counts.shape[-1] if counting else 2,
-        NONE=ABSENT_NARROW if counting else ABSENT, STAGES=1 if group == 1 else 3, **SCORE,
+        WITH_LENGTH=length is not None, WITH_START=start is not None, COUNT=counting, SHIFT=shift,
+        COARSE=counts.shape[-1] if counting else 2, NONE=ABSENT_NARROW if counting else ABSENT,
+        STAGES=1 if group == 1 else 3, **SCORE,
     )  # fmt: skip

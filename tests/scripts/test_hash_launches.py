@@ -77,7 +77,7 @@ def cases(draw: st.DrawFn) -> dict:
     return {
         "group": group, "keys": keys, "end": end, "begin": begin, "bounds": (budget, sink, recent), "seed": seed,
         "near": near, "count": draw(st.sampled_from(["atomics", "histogram"])), "last": draw(st.booleans()),
-        "equal": draw(st.booleans()),
+        "equal": draw(st.booleans()), "warps": draw(st.sampled_from([1, 4])),
     }  # fmt: skip
 
 
@@ -88,6 +88,7 @@ def test_it_attends_to_exactly_what_is_selected(case: dict) -> None:
         patch.setitem(hash_launches.SIFT, "COUNT", case["count"])
         patch.setattr(hash_launches, "LAST", case["last"])
         patch.setitem(hash_launches.ATTEND, "EQUAL", case["equal"])
+        patch.setitem(hash_launches.ATTEND, "num_warps", case["warps"])
         sees_the_selected(case)
 
 
