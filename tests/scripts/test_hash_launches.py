@@ -98,7 +98,7 @@ def test_a_sample_that_misleads_is_noticed(misled: dict[str, float], monkeypatch
         monkeypatch.setattr(hash_launches, name, value)
     monkeypatch.setitem(hash_launches.ATTEND, "PROGRAMS", 2)
     budget = 7 if "WINDOW" in misled else 200  # the chosen ones lie far below the cutoff
-    case = {"group": 2, "keys": draw_codes(1, 1, 1, 500, 4), "end": 500, "begin": 0, "seed": 0}
+    case = {"group": 2, "keys": draw_codes(1, 1, 1, 400, 4), "end": 400, "begin": 0, "seed": 0}
     called = []
     again = hash_launches.hash_attend._scored_again
     monkeypatch.setattr(hash_launches.hash_attend, "_scored_again", lambda *a: called.append(1) or again(*a))
