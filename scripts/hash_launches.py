@@ -1,11 +1,11 @@
-"""Decode attention by hash codes in three launches, to be tried beside the operators' four (`try_hash_selection.py`).
+"""Decode attention by hash codes in launches that share out its work anew, to be tried (`try_hash_selection.py`).
 
 1. begin: encode the group's queries and the new key, append it, and score a sample of the row with many programs, each
    of which leaves the counts of its part. The operators' first launch scores a smaller sample in every program.
 2. sift: the cutoff from those counts; then the codes, the next step's while this one's are scored. A token up to the
    cutoff is listed and counted. The first step's codes are on their way before anything else is known.
 3. attend: the exact threshold from the row's counts, then an equal share of the row's listed tokens: keys and values
-   are loaded straight from the lists, chosen or not decided while they come. The last program of a row to end merges.
+   are loaded straight from the lists. With LAST the last program of a row to end merges; else a fourth launch does.
 
 Exact whatever the sample says: see ops/hashing/triton_attend.py, whose lists, counts and second chance these are. For
 codes of 128 bits and groups of up to 8 queries.

@@ -1,4 +1,4 @@
-"""Try decode attention by hash codes in three launches on a card: exactness first, then microseconds of every setting.
+"""Try launches of decode attention by hash codes on a card: exactness first, then microseconds of every setting.
 
     PYTHONPATH=$PWD:$PWD/scripts python scripts/try_hash_selection.py --out FILE --seconds 120
 
@@ -173,14 +173,18 @@ def odd(choices: tuple[dict[str, Any], ...], device: torch.device, toy: bool = F
                 exact = attention.indexed_attention(query.double(), held[0].double(), held[1].double(), chosen)[0]
                 for options in choices:
                     mine = [x.clone() for x in (key, value, codes)]
-                    with setting(options):
-                        out = hash_launches.hash_decode(
-                            query, token, weights, tuple(mine), length - 1, length, bounds, start
-                        )[0]  # fmt: skip
-                        right = [torch.equal(a, b) for a, b in zip(mine, held, strict=True)]
-                        right += [close(out, exact), sees(query, weights, held[2], length, bounds, start, chosen)]
                     found["compared"] += 1
-                    if not all(right):
+                    right: Any
+                    try:
+                        with setting(options):
+                            out = hash_launches.hash_decode(
+                                query, token, weights, tuple(mine), length - 1, length, bounds, start
+                            )[0]  # fmt: skip
+                            right = [torch.equal(a, b) for a, b in zip(mine, held, strict=True)]
+                            right += [close(out, exact), sees(query, weights, held[2], length, bounds, start, chosen)]
+                    except Exception as error:
+                        right = [False, f"{type(error).__name__}: {str(error)[:200]}"]
+                    if not all(one is True for one in right):
                         found["wrong"].append([group, lengths, budget, options, right])
     return found
 
