@@ -133,9 +133,31 @@ def _encode_kernel(
 
 
 @triton.jit
+def _votes(query_ptr, row, GROUP: tl.constexpr, WORDS: tl.constexpr):
+    """What the group's queries say to each bit of a key: (least distance, pull [WORDS, 32], the same or 0).
+
+    A key's bit differs from as many queries as hold the other value: from the minority of them if it takes the
+    majority's side, else from `pull` more. Minorities add up to the least distance. Pulls are all even or all odd, and
+    halved where even. The last result holds those towards a 1.
+    """
+    ones = tl.zeros([WORDS, 32], tl.int32)
+    for g in tl.static_range(GROUP):
+        query = tl.load(query_ptr + (row * GROUP + g) * WORDS + tl.arange(0, WORDS))
+        ones += (query[:, None] >> tl.arange(0, 32)[None, :]) & 1
+    majority = tl.maximum(ones, GROUP - ones)
+    pull = (2 * majority - GROUP) // (2 - GROUP % 2)
+    return tl.sum(tl.sum(GROUP - majority, 1), 0), pull, tl.where(2 * ones > GROUP, pull, 0)
+
+
+@triton.jit
 def _plane(counts, p: tl.constexpr):
     """Bit p of counts [WORDS, 32], packed to words [WORDS]."""
     return tl.sum(((counts >> p) & 1) << tl.arange(0, 32)[None, :], 1).to(tl.uint32, bitcast=True)
+
+
+def planes(group: int) -> int:
+    """Binary digits of the largest pull of a group's queries."""
+    return (group if group % 2 else group // 2).bit_length()
 
 
 @triton.jit
@@ -153,16 +175,16 @@ def _quarters(x, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _carried(codes, zeros, ones, one, PLANES: tl.constexpr, BLOCK: tl.constexpr):
-    """Distances [BLOCK] of codes [BLOCK, 4]: three words are added to a sum and a carry before any bit is counted.
+def _carried(codes, pull, to_one, one, PLANES: tl.constexpr, BLOCK: tl.constexpr):
+    """Pulls [BLOCK] of codes [BLOCK, 4]: three words are added to a sum and a carry before any bit is counted.
 
-    Counting is the slowest of a card's integer instructions: 3 are left of 4 with one plane, 7 of 12 with three.
+    Counting is the slowest of a card's integer instructions: 3 are left of 4 with one plane, 5 of 8 with two.
     `one` is 1, and not known to be: LLVM would merge a known shift into a count, and not know it again.
     """
     differ = tl.zeros([BLOCK], tl.int32)
     for p in tl.static_range(PLANES):
-        at_one, at_zero = _plane(zeros, p), _plane(ones, p)
-        a, b, c, d = _quarters(at_zero[None, :] ^ (codes & (at_one ^ at_zero)[None, :]), BLOCK)
+        mask, side = _plane(pull, p), _plane(to_one, p)
+        a, b, c, d = _quarters(side[None, :] ^ (codes & mask[None, :]), BLOCK)
         total, carry = a ^ b ^ c, _majority(a, b, c)
         if p == 0:
             differ += popcount(total) + popcount(d)
@@ -183,17 +205,29 @@ def _carried(codes, zeros, ones, one, PLANES: tl.constexpr, BLOCK: tl.constexpr)
 
 
 @triton.jit
-def _distances(codes, zeros, ones, one, PLANES: tl.constexpr, BLOCK: tl.constexpr, CARRY: tl.constexpr):
-    """Summed over the group: [BLOCK] of codes [BLOCK, WORDS]."""
+def _pulled(codes, pull, to_one, one, PLANES: tl.constexpr, BLOCK: tl.constexpr, CARRY: tl.constexpr):
+    """Pulls summed over the bits on the minority's side: [BLOCK] of codes [BLOCK, WORDS].
+
+    Pulls are laid out in bit planes, so that a token costs PLANES counts per word and not GROUP.
+    """
     if CARRY:
-        differ = _carried(codes, zeros, ones, one, PLANES, BLOCK)
+        differ = _carried(codes, pull, to_one, one, PLANES, BLOCK)
     else:
         differ = tl.zeros([BLOCK], tl.int32)
         for p in tl.static_range(PLANES):
-            at_one, at_zero = _plane(zeros, p), _plane(ones, p)
+            mask, side = _plane(pull, p), _plane(to_one, p)
             # summed before it is shifted: LLVM would merge a shift into the count, and not know it again
-            differ += tl.sum(popcount(at_zero[None, :] ^ (codes & (at_one ^ at_zero)[None, :])), 1) << p
+            differ += tl.sum(popcount(side[None, :] ^ (codes & mask[None, :])), 1) << p
     return differ
+
+
+@triton.jit
+def _distances(
+    codes, least, pull, to_one, one,
+    GROUP: tl.constexpr, PLANES: tl.constexpr, BLOCK: tl.constexpr, CARRY: tl.constexpr,
+):  # fmt: skip
+    """Summed over the group: [BLOCK] of codes [BLOCK, WORDS]."""
+    return least + _pulled(codes, pull, to_one, one, PLANES, BLOCK, CARRY) * (2 - GROUP % 2)
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
@@ -205,30 +239,19 @@ def _score_kernel(
     COUNT: tl.constexpr, SHIFT: tl.constexpr, COARSE: tl.constexpr, NONE: tl.constexpr, CARRY: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Scores of `chunk` tokens of one row and KV head; with COUNT also how many fall in each of COARSE bins.
-
-    A bit of a key differs from as many of the group's queries as have the other value there. These numbers, one per bit
-    and value, are laid out in bit planes, so that a token costs PLANES counts per word and not GROUP.
-    """
+    """Scores of `chunk` tokens of one row and KV head; with COUNT also how many fall in each of COARSE bins."""
     row = tl.program_id(0).to(tl.int64)
-    split = tl.program_id(1)
-    batch = row // kv_heads
+    split, batch = tl.program_id(1), row // kv_heads
     end = capacity
     if WITH_LENGTH:
         end = tl.minimum(tl.load(length_ptr + batch), capacity)
     begin = 0
     if WITH_START:
         begin = tl.load(start_ptr + batch)
-    word = tl.arange(0, WORDS)
-    bit = tl.arange(0, 32)
-    ones = tl.zeros([WORDS, 32], tl.int32)
-    for g in tl.static_range(GROUP):
-        query = tl.load(query_ptr + (row * GROUP + g) * WORDS + word)
-        ones += (query[:, None] >> bit[None, :]) & 1
-    zeros = GROUP - ones
+    word, lane = tl.arange(0, WORDS), tl.arange(0, BLOCK)
+    least, pull, to_one = _votes(query_ptr, row, GROUP, WORDS)
     binned = tl.zeros([COARSE], tl.int32)
     one = tl.minimum(capacity, 1)
-    lane = tl.arange(0, BLOCK)
     whole, stop = stride, stride  # the steps of free tokens alone
     if COUNT:
         whole = tl.cdiv(tl.maximum(begin + sink, split * chunk), BLOCK) * BLOCK
@@ -236,7 +259,7 @@ def _score_kernel(
         for first in tl.range(whole, stop, BLOCK, num_stages=STAGES):
             at = (row * capacity + first) * WORDS
             codes = tl.load(codes_ptr + at + lane[:, None] * WORDS + word[None, :]).to(tl.uint32, bitcast=True)
-            differ = _distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
+            differ = _distances(codes, least, pull, to_one, one, GROUP, PLANES, BLOCK, CARRY)
             tl.store(scores_ptr + row * stride + first + lane, differ.to(tl.int16))
             binned += tl.histogram(tl.minimum(differ >> SHIFT, COARSE - 1), COARSE)
     outside = 0
@@ -250,7 +273,7 @@ def _score_kernel(
                 codes = tl.load(
                     codes_ptr + (row * capacity + safe)[:, None] * WORDS + word[None, :], mask=held[:, None], other=0
                 ).to(tl.uint32, bitcast=True)
-                differ = _distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
+                differ = _distances(codes, least, pull, to_one, one, GROUP, PLANES, BLOCK, CARRY)
                 score = tl.where(held, differ, NONE)
                 if COUNT:
                     free = held & (position >= begin + sink) & (position < end - recent)
@@ -366,13 +389,12 @@ def hamming_scores(
 def launch_scores(query_codes, key_codes, length, start, scores, counts, stride, sink, recent, chunk, splits, shift=0):
     """Fill `scores` [B * Hkv, stride] (int32, or int16 with `counts` [B * Hkv, splits, COARSE])."""
     batch, kv_heads, capacity, words = key_codes.shape
-    group = query_codes.shape[1] // kv_heads
-    counting = counts is not None
+    group, counting = query_codes.shape[1] // kv_heads, counts is not None
     _score_kernel[(batch * kv_heads, splits)](
         query_codes.contiguous(), key_codes, length, start, scores, counts,
         capacity, stride, kv_heads, sink, recent, chunk,
-        GROUP=group, WORDS=words, PLANES=group.bit_length(), CARRY=CARRY and words == 4,
-        WITH_LENGTH=length is not None, WITH_START=start is not None,
-        COUNT=counting, SHIFT=shift, COARSE=counts.shape[-1] if counting else 2,
-        NONE=ABSENT_NARROW if counting else ABSENT, STAGES=1 if group == 1 else 3, **SCORE,
+        GROUP=group, WORDS=words, PLANES=planes(group), CARRY=CARRY and words == 4,
+        WITH_LENGTH=length is not None, WITH_START=start is not None, COUNT=counting, SHIFT=shift,
+        COARSE=counts.shape[-1] if counting else 2, NONE=ABSENT_NARROW if counting else ABSENT,
+        STAGES=1 if group == 1 else 3, **SCORE,
     )  # fmt: skip

@@ -33,10 +33,10 @@ def _row_scores(
     query_ptr, codes_row, position, last, row, one,
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, CARRY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    zeros, ones = sifting._votes(query_ptr, row, GROUP, WORDS)
+    least, pull, to_one = scoring._votes(query_ptr, row, GROUP, WORDS)
     safe = tl.minimum(position, last - 1)
     codes = tl.load(codes_row + safe[:, None] * WORDS + tl.arange(0, WORDS)[None, :]).to(tl.uint32, bitcast=True)
-    score = scoring._distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
+    score = scoring._distances(codes, least, pull, to_one, one, GROUP, PLANES, BLOCK, CARRY)
     return tl.where(position < last, score, 32767)
 
 

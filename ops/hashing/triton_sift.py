@@ -39,20 +39,10 @@ def _stretch(free, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _votes(query_ptr, row, GROUP: tl.constexpr, WORDS: tl.constexpr):
-    """How many of the group's queries have a 0 and a 1 there: twice [WORDS, 32]."""
-    ones = tl.zeros([WORDS, 32], tl.int32)
-    for g in tl.static_range(GROUP):
-        query = tl.load(query_ptr + (row * GROUP + g) * WORDS + tl.arange(0, WORDS))
-        ones += (query[:, None] >> tl.arange(0, 32)[None, :]) & 1
-    return GROUP - ones, ones
-
-
-@triton.jit
 def _sampled(
-    codes_row, zeros, ones, one, first, free, need, capacity,
-    WORDS: tl.constexpr, PLANES: tl.constexpr, CARRY: tl.constexpr, BITS: tl.constexpr, SAMPLE: tl.constexpr,
-    MARGIN: tl.constexpr,
+    codes_row, least, pull, to_one, one, first, free, need, capacity,
+    GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, CARRY: tl.constexpr, BITS: tl.constexpr,
+    SAMPLE: tl.constexpr, MARGIN: tl.constexpr,
 ):  # fmt: skip
     """The cutoff, from tokens drawn one each from SAMPLE equal parts of the row's free ones."""
     i = tl.arange(0, SAMPLE)
@@ -61,7 +51,7 @@ def _sampled(
     place = first + i * wide + i * (free - wide * SAMPLE) // SAMPLE + (drawn * wide >> 15)
     place = tl.minimum(place, capacity - 1)  # where there is nothing to draw
     codes = tl.load(codes_row + place[:, None] * WORDS + tl.arange(0, WORDS)[None, :]).to(tl.uint32, bitcast=True)
-    score = scoring._distances(codes, zeros, ones, one, PLANES, SAMPLE, CARRY)
+    score = scoring._distances(codes, least, pull, to_one, one, GROUP, PLANES, SAMPLE, CARRY)
     expected = tl.maximum(need, 0).to(tl.float32) * SAMPLE / tl.maximum(free, 1).to(tl.float32)
     rank = tl.minimum((expected + MARGIN * tl.sqrt(expected)).to(tl.int32) + 10, SAMPLE)
     cutoff = 0
@@ -90,7 +80,7 @@ def _listed(list_ptr, score, place, passed, found, BLOCK: tl.constexpr):
         found += number
     target = before[:, None] + ((running[None, :] >> (8 * part)[:, None].to(tl.int64)) & 255).to(tl.int32)
     target = tl.reshape(target, [BLOCK])
-    tl.store(list_ptr + tl.where(passed, target, 0), (score << 16) | place, mask=passed)
+    tl.store(list_ptr + target, (score << 16) | place, mask=passed)
     return found
 
 
@@ -110,11 +100,12 @@ def _sift_kernel(
     split = tl.program_id(1)
     begin, end = _bounds(length_ptr, start_ptr, row // kv_heads, capacity, WITH_START)
     lowest, free, need, _ = _free(begin, end, budget, sink, recent)
-    zeros, ones = _votes(query_ptr, row, GROUP, WORDS)
+    least, pull, to_one = scoring._votes(query_ptr, row, GROUP, WORDS)
     one = tl.minimum(capacity, 1)
     codes_row = codes_ptr + row * capacity * WORDS
     cutoff = _sampled(
-        codes_row, zeros, ones, one, lowest, free, need, capacity, WORDS, PLANES, CARRY, BITS, SAMPLE, MARGIN
+        codes_row, least, pull, to_one, one, lowest, free, need, capacity, GROUP, WORDS, PLANES, CARRY, BITS, SAMPLE,
+        MARGIN,
     )  # fmt: skip
     cutoff = tl.where(need < free, cutoff, GROUP * WORDS * 32)
     cutoff = tl.where(need > 0, cutoff, -1)
@@ -127,13 +118,13 @@ def _sift_kernel(
     found = 0
     for at in tl.range(first, whole, BLOCK, num_stages=STAGES):
         codes = tl.load(codes_row + at * WORDS + lane[:, None] * WORDS + word[None, :]).to(tl.uint32, bitcast=True)
-        score = scoring._distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
+        score = scoring._distances(codes, least, pull, to_one, one, GROUP, PLANES, BLOCK, CARRY)
         found = _listed(list_row, score, at - first + lane, score <= cutoff, found, BLOCK)
     if whole < last:
         held = whole + lane < last
         safe = tl.minimum(whole + lane, last - 1)
         codes = tl.load(codes_row + safe[:, None] * WORDS + word[None, :]).to(tl.uint32, bitcast=True)
-        score = scoring._distances(codes, zeros, ones, one, PLANES, BLOCK, CARRY)
+        score = scoring._distances(codes, least, pull, to_one, one, GROUP, PLANES, BLOCK, CARRY)
         found = _listed(list_row, score, whole - first + lane, held & (score <= cutoff), found, BLOCK)
     if split == 0:
         tl.store(cutoff_ptr + row, cutoff)
@@ -192,7 +183,7 @@ def sift(
     splits, room = plan(rows, capacity)
     listed, fine = key_codes.new_empty(rows, splits, room), key_codes.new_empty(rows, splits, WINDOW)
     cutoff = key_codes.new_empty(rows)
-    sizes = {"GROUP": group, "WORDS": words, "PLANES": group.bit_length(), "CARRY": scoring.CARRY and words == 4}
+    sizes = {"GROUP": group, "WORDS": words, "PLANES": scoring.planes(group), "CARRY": scoring.CARRY and words == 4}
     sizes |= {"BITS": (group * words * 32).bit_length(), "SPLITS": splits, "WITH_START": start is not None}
     sizes |= {"WINDOW": WINDOW}
     _sift_kernel[(rows, splits)](

@@ -153,12 +153,8 @@ MUTATIONS = (
         "(x & 0x33333333) + ((x >> 2) & 0x33333333)",
         "(x & 0x33333333) + ((x >> 2) & 0x13333333)",
     ),
-    Mutation("a plane's weight dropped", "(at_one ^ at_zero)[None, :])), 1) << p", "(at_one ^ at_zero)[None, :])), 1)"),
-    Mutation(
-        "planes swapped",
-        "at_one, at_zero = _plane(zeros, p), _plane(ones, p)",
-        "at_one, at_zero = _plane(ones, p), _plane(zeros, p)",
-    ),
+    Mutation("a plane's weight dropped", "mask[None, :])), 1) << p", "mask[None, :])), 1)"),
+    Mutation("the other side's pull", "tl.where(2 * ones > GROUP, pull, 0)", "tl.where(2 * ones < GROUP, pull, 0)"),
     Mutation(
         "scores past the length",
         "held = (position < end) & (position >= begin)\n                safe",

@@ -78,12 +78,12 @@ def test_they_compile_for_a_card() -> None:
     for group in (1, 4):
         assert list(found[f"select {group}"]) == ["_score_kernel", "_fine_kernel", "_compact_kernel"]
         score = found[f"select {group}"]["_score_kernel"]
-        # 8 tokens of a thread, in steps with and without masks; of 4 words 3 counts are left, of 12 in three planes 7
-        assert score["counts"] >= 2 * 8 * {1: 3, 4: 7}[group]
+        # 8 tokens of a thread, in steps with and without masks; of 4 words 3 counts are left, of 8 in two planes 5
+        assert score["counts"] >= 2 * 8 * {1: 3, 4: 5}[group]
         assert score["wide"] >= 8
         attend = found[f"attend {group}"]
         assert list(attend) == ["_sift_kernel", "_attend_kernel", "_merge_kernel"]
-        assert attend["_sift_kernel"]["counts"] >= 3 * 8 * {1: 3, 4: 7}[group]  # of the sample, and as above
+        assert attend["_sift_kernel"]["counts"] >= 3 * 8 * {1: 3, 4: 5}[group]  # of the sample, and as above
         assert attend["_sift_kernel"]["wide"] >= 3 * 8
         assert attend["_attend_kernel"]["wide"] >= 4
     assert list(found["blocks"]) == ["_lowest_kernel", "_coarse_kernel", "_fine_kernel", "_compact_kernel"]

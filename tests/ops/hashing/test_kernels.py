@@ -71,7 +71,7 @@ def test_triton_step(group: int) -> None:
 
 
 @pytest.mark.parametrize("words", [1, 2, 4, 8])
-@pytest.mark.parametrize("group", [1, 2, 3, 4, 7, 8])
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 7, 8, 33])
 def test_scores(words: int, group: int) -> None:
     query, keys = draw_codes(0, 2, 2 * group, 1, words), draw_codes(1, 2, 2, 1030, words)
     query[0, 0], keys[0, 0, 5] = keys[0, 0, 4, None], ~keys[0, 0, 4]  # the smallest and the largest distance
