@@ -7,7 +7,6 @@ ones seldom does. A word counts however it is capitalised: a tokenizer may cut "
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -19,27 +18,25 @@ from npukv.relevance.plan import Plan
 
 #: Tokens from one passage to the next; a passage is two steps long, so that it holds any stretch of STEP + 1 tokens.
 STEP = 32
-_PIECES = re.compile(r"\w+|[^\w\s]+")
+_PIECES = re.compile(r"\s?\w+|\s?[^\w\s]+")
 
 
 def word_distances(lm: LanguageModel, plan: Plan, question: int = 0, ranks: Ranks = ALONE) -> np.ndarray:
     """The rarity of the question's tokens in a segment's best passage, negated, float64 [n], in nats.
 
     Passages of 2 STEP tokens begin every STEP tokens of the text; a segment's are those within the steps it touches. A
-    passage's rarity is the sum of log(1 + (p - d + .5) / (d + .5)) over the question's distinct tokens it holds, d of
-    all p passages holding that token (BM25's weight: Robertson and Zaragoza, 2009). It also holds a token whose whole
+    passage's rarity is the sum of log(1 + (n - d + .5) / (d + .5)) over the question's distinct tokens it holds, d of
+    all n segments holding that token (BM25's weight: Robertson and Zaragoza, 2009). It also holds a token whose whole
     word it holds in other capitals or without the space before it.
     """
     found = None
     if ranks.first:
-        ids = plan.tokens.ids
-        signed = np.array(ids).view(f"i{ids.itemsize}")  # compared for equality only
-        text = torch.from_numpy(signed).to(lm.device.torch_device)
-        rarity = _rarity(text, readings(lm, plan.asked[question]))
+        text = torch.from_numpy(plan.tokens.ids.astype(np.int32)).to(lm.device.torch_device)
         starts = starts_of(plan.segments)
         ends = starts + plan.segments[0].end - plan.segments[0].start
-        first = np.minimum(starts // STEP, len(rarity) - 1)
+        first = np.minimum(starts // STEP, max(0, -(-len(text) // STEP) - 2))
         last = np.maximum(first + 1, -(-ends // STEP) - 1)
+        rarity = _rarity(text, readings(lm, plan.asked[question]), first, last)
         found = -_largest(rarity, first, last).cpu().numpy()
     return ranks.agree(found, "search the words")
 
@@ -47,8 +44,8 @@ def word_distances(lm: LanguageModel, plan: Plan, question: int = 0, ranks: Rank
 def readings(lm: LanguageModel, question: str) -> dict[int, set[tuple[int, ...]]]:
     """The question's tokens, and for each the other ways its word may be written, as tokens."""
     found: dict[int, set[tuple[int, ...]]] = {}
-    for word in _PIECES.findall(question):
-        own = tuple(lm.encode(" " + word))
+    for piece in _PIECES.findall(" " + question):
+        own, word = tuple(lm.encode(piece)), piece.strip()
         cases = {word, word.lower(), word.capitalize(), word.upper()}
         others = {tuple(lm.encode(space + case)) for case in cases for space in ("", " ")} - {own, ()}
         for token in own:
@@ -56,40 +53,36 @@ def readings(lm: LanguageModel, question: str) -> dict[int, set[tuple[int, ...]]
     return found
 
 
-def _rarity(text: torch.Tensor, wanted: dict[int, set[tuple[int, ...]]]) -> torch.Tensor:
-    """float64 [passages] of a text's ids [tokens]."""
+def _rarity(
+    text: torch.Tensor, wanted: dict[int, set[tuple[int, ...]]], first: np.ndarray, last: np.ndarray
+) -> torch.Tensor:
+    """float64 [passages] of a text's ids int32 [tokens]; segments are passages [first, last), int64 [n]."""
+    steps = -(-len(text) // STEP)
+    tokens = sorted({token for own, others in wanted.items() for way in ((own,), *others) for token in way})
+    among = torch.zeros(max(int(text.max()), *tokens) + 1, dtype=torch.bool, device=text.device)
+    among[tokens] = True
+    places = among.index_select(0, text).nonzero()[:, 0]  # few of the text's, looked through for each token
+    there = text[places]
     kept: dict[tuple[int, ...], torch.Tensor] = {}
 
     def held(sequence: tuple[int, ...]) -> torch.Tensor:
         """In which steps of the text a sequence of tokens begins, bool [steps]."""
         if sequence not in kept:
-            here = _equal(text, sequence[0])
-            for place, token in enumerate(sequence[1:], 1):
-                here = here[:-1] & _equal(text, token)[place:]
-            steps = -(-len(text) // STEP)
-            here = torch.nn.functional.pad(here, (0, steps * STEP - len(here)))
-            kept[sequence] = here.view(steps, STEP).any(1)
+            begins = places[there == sequence[0]]
+            begins = begins[begins + len(sequence) <= len(text)]
+            for after, token in enumerate(sequence[1:], 1):
+                begins = begins[text[begins + after] == token]
+            kept[sequence] = torch.zeros(steps, dtype=torch.bool, device=text.device)
+            kept[sequence][begins // STEP] = True
         return kept[sequence]
 
-    total = torch.zeros(max(1, -(-len(text) // STEP) - 1), dtype=torch.float64, device=text.device)
+    total = torch.zeros(max(1, steps - 1), dtype=torch.float64, device=text.device)
     for token, others in wanted.items():
-        steps = _any(held(sequence) for sequence in ((token,), *sorted(others)) if len(sequence) <= len(text))
-        passages = steps[:-1] | steps[1:] if len(steps) > 1 else steps
-        count, holding = len(passages), int(passages.sum())
-        total += passages.double() * float(np.log1p((count - holding + 0.5) / (holding + 0.5)))
+        begun = torch.stack([held(way) for way in ((token,), *sorted(others))]).any(0)
+        passages = begun[:-1] | begun[1:] if steps > 1 else begun
+        holding = int(_largest(passages.int(), first, last).sum())
+        total += passages.double() * float(np.log1p((len(first) - holding + 0.5) / (holding + 0.5)))
     return total
-
-
-def _equal(text: torch.Tensor, token: int) -> torch.Tensor:
-    bits = 8 * text.element_size()
-    return text == ((token + (1 << bits - 1)) % (1 << bits) - (1 << bits - 1))
-
-
-def _any(masks: Iterable[torch.Tensor]) -> torch.Tensor:
-    first, *rest = masks
-    for mask in rest:
-        first = first | mask
-    return first
 
 
 def _largest(values: torch.Tensor, first: np.ndarray, last: np.ndarray) -> torch.Tensor:
