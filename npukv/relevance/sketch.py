@@ -313,7 +313,7 @@ def search(
     mine = torch.cat(nearest)  # [segments, Q Hkv]
     sums = torch.stack([mine.sum(0), (mine * mine).sum(0)]).cpu().numpy()
     gathered = ranks.gather(sums.tobytes(), "gather the sketch's sums")
-    total, squares = sum(np.frombuffer(data, np.int64).reshape(sums.shape) for data in gathered)
+    total, squares = np.sum([np.frombuffer(data, np.int64).reshape(sums.shape) for data in gathered], axis=0)
     table = torch.from_numpy(_unusual(total, squares, len(segments))).to(mine.device)  # [Q Hkv, BITS + 1]
     found = -table.T.gather(0, mine).sum(1)
     gathered = ranks.gather(found.cpu().numpy().tobytes(), "gather the sketch's distances")
