@@ -52,7 +52,9 @@ Index = Annotated[
 ]
 Mode = Annotated[
     str,
-    typer.Option(help="exact scores all segments; sketch, bm25 and 8bit only those a cheaper look finds promising."),
+    typer.Option(
+        help="exact scores all segments; sketch, words, bm25 and 8bit only those a cheaper look finds promising."
+    ),
 ]
 Forward = Annotated[str, typer.Option(help="How the model reads: auto, plain, fused (compiled blocks) or 8bit.")]
 Shortlist = Annotated[str, typer.Option(help="How many segments the other modes score: a share (1%) or a number.")]

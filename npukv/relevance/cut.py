@@ -37,8 +37,8 @@ class Windows(Sequence[Segment]):
         _check(length, overlap)
         self.length = min(length, tokens)
         self.stride = length - overlap
-        self._last = max(0, tokens - length)
-        self._count = -(-self._last // self.stride) + 1 if tokens else 0
+        self.last = max(0, tokens - length)
+        self._count = -(-self.last // self.stride) + 1 if tokens else 0
         self._span = span
 
     def __len__(self) -> int:
@@ -57,14 +57,15 @@ class Windows(Sequence[Segment]):
 
     def start(self, index: int) -> int:
         """The first token of a segment; the last segment is moved back to the text's end."""
-        return min(index * self.stride, self._last)
+        return min(index * self.stride, self.last)
 
 
 def starts_of(segments: Sequence[Segment], chosen: Sequence[int] | None = None) -> np.ndarray:
     """First tokens of all or some segments, int64 [n], without making the segments where that can be avoided."""
-    rows = range(len(segments)) if chosen is None else chosen
-    start = segments.start if isinstance(segments, Windows) else lambda row: segments[row].start
-    return np.array([start(row) for row in rows], dtype=np.int64)
+    rows = np.arange(len(segments)) if chosen is None else np.asarray(chosen, dtype=np.int64)
+    if isinstance(segments, Windows):
+        return np.minimum(rows * segments.stride, segments.last)
+    return np.array([segments[int(row)].start for row in rows], dtype=np.int64)
 
 
 def cut(tokens: int, length: int, overlap: int) -> list[tuple[int, int]]:

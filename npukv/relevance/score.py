@@ -86,8 +86,9 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
         progress: called as work goes on.
         index: a directory that keeps what is made of a text once for all questions (tokens, sketch); None = the run
             directory.
-        mode: "exact" scores all segments. "sketch", "bm25" and "8bit" score only those that a sketch of the text's
-            keys, the question's words, or scores by 8-bit matrix products find promising; scores of the others are
+        mode: "exact" scores all segments. The others score only those that a cheaper look finds promising: "words",
+            the question's rare words near one another; "sketch", half by those and half by a sketch of the text's keys;
+            "bm25", its tokens anywhere in a segment; "8bit", scores by 8-bit matrix products. Scores of the others are
             infinite.
         shortlist: how many those are: "1%", or a number of segments.
         forward: how the model reads: "plain", its own way; "fused", compiled blocks; "8bit", those with 8-bit products;

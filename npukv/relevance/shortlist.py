@@ -14,11 +14,12 @@ from npukv.parallel.ranks import ALONE, Ranks
 from npukv.relevance import measures
 from npukv.relevance.cut import starts_of
 from npukv.relevance.plan import Plan
+from npukv.relevance.words import word_distances
 
 if TYPE_CHECKING:
     from npukv.relevance.fast_forward import FastForward
 
-MODES = ("exact", "sketch", "bm25", "8bit")
+MODES = ("exact", "sketch", "words", "bm25", "8bit")
 #: Of the segments, in the modes that take a cheaper look first.
 SHORTLIST = "1%"
 
@@ -80,12 +81,26 @@ def shortlists(
         return None
     count = shortlist_size(wanted, len(plan.segments))
     if mode == "sketch":
-        distances = sketch_distances(lm, plan, forward, ranks, progress)
+        keys = sketch_distances(lm, plan, forward, ranks, progress)
+        words = [word_distances(lm, plan, i, ranks) for i in range(len(plan.asked))]
+        distances = [interleave(*both) for both in zip(words, keys, strict=True)]
     elif mode == "8bit":
         distances = eight_bit_distances(lm, plan, measure, run, batch, ranks, progress)
+    elif mode == "words":
+        distances = [word_distances(lm, plan, i, ranks) for i in range(len(plan.asked))]
     else:
         distances = [bm25_distances(lm, plan, i, ranks) for i in range(len(plan.asked))]
     return [np.sort(np.argsort(values, kind="stable")[:count]) for values in distances]
+
+
+def interleave(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Distances whose order takes the nearest of two in turn, of each its best that is not taken yet; int64 [n]."""
+    places = []
+    for values in (one, other):
+        place = np.empty(len(values), np.int64)
+        place[np.argsort(values, kind="stable")] = np.arange(len(values))
+        places.append(place)
+    return np.minimum(2 * places[0], 2 * places[1] + 1)
 
 
 def sketch_distances(

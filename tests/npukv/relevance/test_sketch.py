@@ -16,6 +16,7 @@ import torch
 import npukv
 from npukv.errors import InputError, ModelError, RunError
 from npukv.parallel.tokens import open_tokens
+from npukv.prompt import build_prompt
 from npukv.relevance import sketch as module
 from npukv.relevance.fast_forward import FastForward
 from npukv.relevance.plan import make_plan
@@ -100,18 +101,32 @@ def test_codes_are_signs(deep: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize(("length", "overlap"), [(51, 8), (64, 0), (30, 29), (1, 0)])
-def test_search_is_the_mean_of_the_nearest(deep: Any, text: str, length: int, overlap: int) -> None:
+def test_search_adds_up_how_unusually_near_each_token_is(deep: Any, text: str, length: int, overlap: int) -> None:
     tokens = tokenize(deep.tokenizer, text[:2500])
     plan = make_plan(deep, tokens, (QUESTION,), segment=length, overlap=overlap)
     sketch = open_sketch(deep, tokens)
-    found = search(deep, sketch, plan.prompts[0], plan.segments)
     prompt = plan.prompts[0]
+    found = search(deep, sketch, prompt, plan.segments)
     asked = sketch.encode(early_keys(deep, np.array([prompt.after]), 1, prompt.head)[0]).numpy()
+    own = len(deep.encode("\nQuestion:")), len(asked) - len(deep.encode("\nAnswer:"))
     codes = sketch.codes(0, len(tokens)).numpy()
-    for segment, distance in zip(plan.segments, found, strict=True):
+    nearest = []
+    for segment in plan.segments:
         inside = codes[segment.start : segment.end]
-        flips = np.unpackbits(inside[:, None] ^ asked[None], axis=-1).sum(-1)  # [tokens, asked, heads]
-        assert distance == pytest.approx(flips.min(0).mean(), abs=1e-4)
+        flips = np.unpackbits(inside[:, None] ^ asked[None, slice(*own)], axis=-1).sum(-1)  # [tokens, asked, heads]
+        nearest.append(flips.min(0))
+    far = np.array(nearest, np.float64)
+    unusual = (far.mean(0) - far) / np.maximum(far.std(0), 0.01 * BITS)
+    expected = -1000 * np.maximum(unusual, 0).sum((1, 2))
+    np.testing.assert_allclose(found, expected, atol=far[0].size)  # each is rounded to a thousandth
+
+
+def test_the_prompts_own_words_are_left_out(deep: Any) -> None:
+    for question in ("Who went up?", "?", "a", "Question: Answer:"):
+        prompt = build_prompt(deep.tokenizer, question)
+        assert [prompt.question[i] for i in module._own(deep, prompt)] == deep.encode(" " + question)
+    prompt = build_prompt(deep.tokenizer, "Who went up?", "It was")
+    assert deep.decode([prompt.question[i] for i in module._own(deep, prompt)]).endswith("It was")
 
 
 def test_kept_beside_the_tokens_and_found_again(
@@ -186,7 +201,7 @@ def test_bm25_counts_the_questions_tokens(llama: Any, text: str) -> None:
     np.testing.assert_allclose(bm25_distances(llama, plan), expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("mode", ["sketch", "bm25", "8bit"])
+@pytest.mark.parametrize("mode", ["sketch", "words", "bm25", "8bit"])
 def test_the_shortlist_is_scored_exactly(deep: Any, text: str, tmp_path: Path, mode: str) -> None:
     options: dict[str, Any] = {"segment": 40, "horizon": 2}
     every = npukv.score_segments(deep, text, QUESTION, **options)
@@ -204,7 +219,7 @@ def test_the_shortlist_is_scored_exactly(deep: Any, text: str, tmp_path: Path, m
     np.testing.assert_allclose(rest.values, every.values, atol=1e-3)
 
 
-@pytest.mark.parametrize("mode", ["sketch", "bm25", "8bit"])
+@pytest.mark.parametrize("mode", ["sketch", "words", "bm25", "8bit"])
 def test_several_questions_have_a_shortlist_each(deep: Any, text: str, mode: str) -> None:
     asked = [QUESTION, "What is the name of the place, then?"]
     tokens = tokenize(deep.tokenizer, text)
@@ -242,7 +257,7 @@ def test_wrong_shortlists_are_refused(llama: Any, text: str, wanted: str) -> Non
 
 def test_wrong_modes_are_refused(llama: Any, text: str) -> None:
     for call in (npukv.score_segments, npukv.answer):
-        with pytest.raises(InputError, match="got mode 'quick', expected one of: exact, sketch, bm25, 8bit"):
+        with pytest.raises(InputError, match="got mode 'quick', expected one of: exact, sketch, words, bm25, 8bit"):
             call(llama, text, QUESTION, mode="quick")
 
 
