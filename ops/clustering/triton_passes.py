@@ -12,8 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-#: Sources and targets at a time, sources that leave at a time, and warps of a pass; tokens at a time of the others.
-SOURCES, TARGETS, JOIN, LEAVING, WARPS, REGISTERS, TOKENS = 128, 64, 64, 128, 8, 128, 32
+#: Of a pass: sources and targets at a time when matched, targets and those who leave when joined, warps and registers,
+#: so that two programs share a multiprocessor. Tokens at a time elsewhere.
+SOURCES, TARGETS, JOIN, LEAVING, WARPS, REGISTERS, TOKENS = 256, 64, 64, 128, 8, 128, 32
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
 VARYING = ("length", "heads", "held", "size", "chunks", "merges", "passes", "each", "blocks")
 
@@ -45,16 +46,16 @@ def _start_kernel(
             place = row * turn_row + token[:, None] * (D // 2) + column[None, :]
             c = tl.load(cos + place, mask=both, other=0.0).to(tl.float32)
             s = tl.load(sin + place, mask=both, other=0.0).to(tl.float32)
+            wide, other = one.to(tl.float32), two.to(tl.float32)
+            first, second = wide * c + other * s, other * c - wide * s
+        else:
             first, second = one.to(tl.float32), two.to(tl.float32)
-            one = (first * c + second * s).to(x.dtype.element_ty)
-            two = (second * c - first * s).to(x.dtype.element_ty)
         to = x + (row * length + token)[:, None] * D + column[None, :]
-        tl.store(to, one, mask=both)
-        tl.store(to + D // 2, two, mask=both)
+        tl.store(to, first.to(x.dtype.element_ty), mask=both)
+        tl.store(to + D // 2, second.to(x.dtype.element_ty), mask=both)
         degree = tl.load(degrees + row * length + token, mask=inside, other=0.0)
         tl.store(state + row * length + token, degree, mask=inside)
         tl.store(alive + row * length + token, token, mask=inside)
-        first, second = one.to(tl.float32), two.to(tl.float32)
         shrink = 1 / tl.maximum(tl.sqrt(tl.sum(first * first + second * second, axis=1)), 1e-12)
         tl.store(state + each + row * length + token, shrink, mask=inside)
         share = (degree * shrink)[:, None]
@@ -148,15 +149,16 @@ def _leaving(x, order, goes, shares, begin, count, D: tl.constexpr, WIDTH: tl.co
 def _pass_kernel(
     x, centre, alive, state, next_alive, next_state, scores, partners, order, step, length, held, size, chunks, merges,
     each, typical, D: tl.constexpr, WIDTH: tl.constexpr, SOURCES: tl.constexpr, TARGETS: tl.constexpr,
-    JOIN: tl.constexpr, HALF: tl.constexpr, LEAVING: tl.constexpr, ONCE: tl.constexpr, FIRST: tl.constexpr,
-    LAST: tl.constexpr,
+    JOIN: tl.constexpr, HALF: tl.constexpr, LEAVING: tl.constexpr, ONCE: tl.constexpr, FULL: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """One chunk: the best target of each source, who leaves, where everybody goes, and the means of who was joined.
 
     x [rows, length, D]: a target's row becomes the mean, in place. alive [rows, length]: the rows of x that take part;
     state [3, rows, length], `each` numbers apart: their degrees, inverse lengths and closeness to the centre. next_*:
     those of the next pass. scores, partners, order [rows, length]: room of this chunk's. step: the place of each of the
-    `held` alive keys. The program behind the last chunk does what is behind it.
+    `held` alive keys. ONCE: those who leave are one block; FULL: all blocks are whole. The program behind the last
+    chunk does what is behind it.
     """
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
@@ -204,7 +206,7 @@ def _pass_kernel(
         step += first
         for begin in range(0, half, SOURCES):
             source = begin + tl.arange(0, SOURCES)
-            safe = 2 * tl.minimum(source, half - 1)
+            safe = 2 * (source if FULL else tl.minimum(source, half - 1))
             mine = _rows(x, tl.load(alive + safe), D, WIDTH)
             own = tl.load(scale + safe)
             if FIRST:
@@ -216,7 +218,7 @@ def _pass_kernel(
             partner = tl.zeros([SOURCES], tl.int32)
             for start in range(0, half, TARGETS):
                 target = start + tl.arange(0, TARGETS)
-                other_at = 2 * tl.minimum(target, half - 1) + 1
+                other_at = 2 * (target if FULL else tl.minimum(target, half - 1)) + 1
                 other = _rows(x, tl.load(alive + other_at), D, WIDTH)
                 shrink = tl.load(scale + other_at)
                 if FIRST:
@@ -224,7 +226,7 @@ def _pass_kernel(
                     tl.store(near + other_at, by, mask=target < half)
                 else:
                     by = tl.load(near + other_at)
-                by = tl.where(target < half, by, float("-inf"))
+                by = by if FULL else tl.where(target < half, by, float("-inf"))
                 likeness = tl.dot(mine, tl.trans(other), input_precision="ieee")
                 likeness = likeness * own[:, None] * shrink[None, :] + by[None, :]
                 most = tl.max(likeness, axis=1)
@@ -285,11 +287,10 @@ def _pass_kernel(
                         to2, heavy2, rows2 = _leaving(x, order, partners, scores, begin, count, D, WIDTH, LEAVING)
                         sums += _gained(target, to2, heavy2, rows2)
                 if x.dtype.element_ty == tl.float32:
-                    mean = (sums + old) / total[:, None]
+                    wide = (sums + old) / total[:, None]
                 else:
-                    mean = ((sums + old) * (1 / total)[:, None]).to(x.dtype.element_ty)
-                tl.store(to_row, mean, mask=changes)
-                wide = mean.to(tl.float32)
+                    wide = (sums + old) * (1 / total)[:, None]
+                tl.store(to_row, wide.to(x.dtype.element_ty), mask=changes)
                 shrink = 1 / tl.maximum(tl.sqrt(tl.sum(wide * wide, axis=1)), 1e-12)
                 by = tl.sum(wide * middle[None, :], axis=1) * shrink * typical
                 shrink = tl.where(grown, shrink, tl.load(scale + at))
@@ -327,10 +328,8 @@ def cluster(
         return torch.arange(length, device=keys.device, dtype=torch.int32).repeat(batch, heads, 1)
     degrees = degrees.contiguous()
     x, state = keys.new_empty(rows, length, width), degrees.new_empty(2, 3, rows, length)
-    alive, steps = (
-        keys.new_empty(2, rows, length, dtype=torch.int32),
-        keys.new_empty(passes, rows, length, dtype=torch.int32),
-    )
+    alive = keys.new_empty(2, rows, length, dtype=torch.int32)
+    steps = keys.new_empty(passes, rows, length, dtype=torch.int32)
     scores, (partners, order) = degrees.new_empty(rows, length), alive.new_empty(2, rows, length)
     blocks = triton.cdiv(length, 8 * TOKENS)
     partial, amounts, centre = (degrees.new_empty(rows, *shape) for shape in ((blocks, width), (blocks,), (width,)))
@@ -347,12 +346,13 @@ def cluster(
         chunks, size, merges = plan[3 * number : 3 * number + 3]
         now, then = number % 2, 1 - number % 2
         half = _padded(size // 2)
+        sources, targets = min(SOURCES, half), min(TARGETS, half)
         _pass_kernel[(rows, chunks + 1)](
             x, centre, alive[now], state[now], alive[then], state[then], scores, partners, order, steps[number],
-            length, held, size, chunks, merges, rows * length, typical, SOURCES=min(SOURCES, half),
-            TARGETS=min(TARGETS, half), JOIN=min(JOIN, half), HALF=half, LEAVING=min(LEAVING, half),
-            ONCE=-(-merges // chunks) <= LEAVING, FIRST=number == 0, LAST=number == passes - 1, num_warps=WARPS,
-            maxnreg=REGISTERS, **options,
+            length, held, size, chunks, merges, rows * length, typical, SOURCES=sources, TARGETS=targets,
+            JOIN=min(JOIN, half), HALF=half, LEAVING=min(LEAVING, half), ONCE=-(-merges // chunks) <= LEAVING,
+            FULL=size // 2 % max(sources, targets) == 0, FIRST=number == 0, LAST=number == passes - 1,
+            num_warps=WARPS, maxnreg=REGISTERS, **options,
         )  # fmt: skip
         held -= merges
     places = keys.new_empty(batch, heads, length, dtype=torch.int32)

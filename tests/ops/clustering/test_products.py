@@ -37,7 +37,7 @@ def test_chunks_larger_than_blocks(interpreter: None, monkeypatch: pytest.Monkey
     for name in ("SOURCES", "TARGETS", "JOIN", "LEAVING"):
         monkeypatch.setattr(triton_passes, name, 16)
     keys, degrees = some_keys(1, 2, 151, 16), some_degrees(1, 2, 151)
-    plan = [1, 150, 61, 1, 90, 25]
+    plan = [1, 150, 61, 1, 64, 25, 1, 64, 5]  # the last two of whole blocks
     places = triton_passes.cluster(keys, degrees, plan)
     assert torch.equal(places, reference.cluster(keys.double(), degrees.double(), plan))
 
