@@ -266,7 +266,7 @@ def _pass_kernel(
         tl.store(step + 2 * source, tl.where(leaves, joined, place), mask=there)
 
         if not LAST:
-            tl.atomic_add(next_weights + joined, degree, mask=leaves)
+            tl.atomic_add(next_weights + joined, degree, mask=leaves, sem="relaxed")
             tl.debug_barrier()
             column = tl.arange(0, WIDTH)
             to, heavy, rows = _leaving(x, order, partners, scores, 0, count, D, WIDTH, LEAVING)

@@ -42,6 +42,15 @@ def test_chunks_larger_than_blocks(interpreter: None, monkeypatch: pytest.Monkey
     assert torch.equal(places, reference.cluster(keys.double(), degrees.double(), plan))
 
 
+def test_a_large_chunk(interpreter: None) -> None:
+    """More sources than are counted in 32 bits, most of whom leave."""
+    from npukv.ops.clustering import triton_passes
+
+    keys, degrees, plan = some_keys(1, 1, 1101, 16), some_degrees(1, 1, 1101), [1, 1100, 520, 1, 580, 30]
+    places = triton_passes.cluster(keys, degrees, plan)
+    assert torch.equal(places, reference.cluster(keys.double(), degrees.double(), plan))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_heavy_centroids(interpreter: None, dtype: torch.dtype) -> None:
     """Degrees that no 16-bit number holds: means are still those of the reference, none overflows."""
