@@ -1,6 +1,6 @@
 """The clustering kernels on a card: against float64, then what each launch takes, what tiles matter, what a user sees.
 
-python scripts/check_clustering.py --out F [--tokens 32768] [--seconds 120]. Parity first; a section that fails is
+python scripts/check_clustering.py --out F [--tokens 32768] [--seconds 170]. Parity first; a section that fails is
 written down and the next one begins. Settings that pass parity and are fastest are those of the sections after them.
 """
 
@@ -31,11 +31,11 @@ ODD = (
 #: What a pass and a merge are tried with; the first of each is what ships.
 PASS = ("SOURCES", "TARGETS", "JOIN", "WARPS", "REGISTERS")
 PASSES = (
-    (256, 64, 64, 8, 128), (256, 64, 64, 8, 168), (128, 64, 64, 8, 128), (128, 64, 64, 8, None), (64, 64, 64, 4, 128),
-    (256, 32, 32, 8, 128), (128, 128, 64, 8, 128), (256, 64, 128, 8, None),
+    (256, 64, 64, 8, 128), (256, 64, 64, 8, 168), (128, 64, 64, 8, 128), (64, 64, 64, 4, 128), (128, 128, 64, 8, 128),
+    (256, 64, 128, 8, None), (256, 32, 32, 8, 128),
 )  # fmt: skip
 MERGE = ("TOKENS", "OWN", "WARPS", "REGISTERS")
-MERGES = ((64, 48, 4, 128), (64, 48, 4, None), (64, 48, 4, 168), (64, 48, 8, 128), (32, 24, 4, 128), (64, 56, 4, 168))
+MERGES = ((64, 48, 4, 128), (64, 48, 4, 168), (64, 48, 8, 128), (32, 24, 4, 128), (64, 56, 4, 168))
 #: Tokens compressed at once in a prompt read with 2,048, 4,096 or 8,192 tokens beyond the goal.
 PIECES = (2731, 5462, 10923)
 
@@ -50,7 +50,7 @@ def main() -> None:
         "--layers", type=int, default=8, help="of the model that is read with; it has the shape of a 7B"
     )
     parser.add_argument("--model", default="llama-2-7b")
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=float, default=170)
     options = parser.parse_args()
     until = time.perf_counter() + options.seconds
     device = select(options.device)
@@ -171,10 +171,15 @@ def _launches(device: Any, options: argparse.Namespace, until: float) -> dict[st
 
 
 def _tried(
-    device: Any, until: float, module: Any, names: tuple[str, ...], settings: tuple[Any, ...], step: Callable[[], Any]
-) -> dict[str, Any]:
-    """Milliseconds per choice of settings, where parity holds with them; the fastest stays."""
-    timer = Timer(device, samples=7)
+    device: Any, until: float, module: Any, names: tuple[str, ...], settings: tuple[Any, ...], step: Callable[[], Any],
+    alike: Callable[[Any, Any], float],
+) -> dict[str, Any]:  # fmt: skip
+    """Milliseconds per choice of settings that gives what the first gives, whose parity was checked; the fastest stays.
+
+    Args:
+        alike: the share of two results of `step` that is the same.
+    """
+    timer, expected = Timer(device, samples=7), None
     found: dict[str, Any] = {}
     best: tuple[float, tuple[Any, ...]] = (float("inf"), settings[0])
     for values in settings:
@@ -185,9 +190,11 @@ def _tried(
         for name, value in zip(names, values, strict=True):
             setattr(module, name, value)
         try:
-            checked = _agreement(device, SHAPES[:1])
-            if not checked[0]["ok"]:
-                found[label] = {"parity failed": checked}
+            result = step()
+            same = 1.0 if expected is None else alike(result, expected)
+            expected = result if expected is None else expected
+            if same < 0.99:
+                found[label] = f"only {same:.3f} is as with the first"
                 continue
             found[label] = 1e3 * timer(step).median
             best = min(best, (found[label], values))
@@ -201,12 +208,21 @@ def _tried(
 
 def _passes(device: Any, options: argparse.Namespace, until: float) -> dict[str, Any]:
     """Milliseconds of one layer's matching."""
-    return _tried(device, until - 45, triton_passes, PASS, PASSES, _layer(device, options)[0])
+
+    def alike(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one == other).float().mean())
+
+    return _tried(device, until - 85, triton_passes, PASS, PASSES, _layer(device, options)[0], alike)
 
 
 def _merges(device: Any, options: argparse.Namespace, until: float) -> dict[str, Any]:
     """Milliseconds of one layer's merging."""
-    return _tried(device, until - 40, triton_merge, MERGE, MERGES, _layer(device, options)[1])
+
+    def alike(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> float:
+        close = ((a.float() - b.float()).abs() <= 2e-2 for a, b in zip(one[:2], other[:2], strict=True))
+        return min(float(part.float().mean()) for part in close) * float(torch.equal(one[2], other[2]))
+
+    return _tried(device, until - 70, triton_merge, MERGE, MERGES, _layer(device, options)[1], alike)
 
 
 def _pieces(device: Any, options: argparse.Namespace, until: float) -> dict[str, Any]:
