@@ -1,9 +1,9 @@
-"""Clustering of 16-bit keys on tensor cores, for CUDA: a launch per pass, in which a program does all of a chunk.
+"""Clustering by products of 16-bit keys, as tensor cores have them: a launch per pass; a program does all of a chunk.
 
 Likenesses are products of the keys as they are, exact, summed in float32 and divided by the lengths after. Rows stay
 where they are, in a copy; a list says which are alive, and only centroids that gained a member are written again, as
 products of the keys with the matrix of who joins whom. So a pass reads each key once from memory.
-Not for Ascend: these kernels were compiled for CUDA only; triton.py's are the ones that lower there, and take float32.
+Where programs have no barriers, as on Ascend, what follows one is a launch of its own: a pass is four.
 """
 
 from __future__ import annotations
@@ -12,85 +12,26 @@ import torch
 import triton
 import triton.language as tl
 
+from npukv.ops.clustering.triton_start import padded, start
+
 #: Of a pass: sources and targets at a time when matched, targets and those who leave when joined, warps and registers,
-#: so that two programs share a multiprocessor. Tokens at a time elsewhere.
-SOURCES, TARGETS, JOIN, LEAVING, WARPS, REGISTERS, TOKENS = 256, 64, 64, 128, 8, 128, 32
+#: so that two programs share a multiprocessor.
+SOURCES, TARGETS, JOIN, LEAVING, WARPS, REGISTERS = 256, 64, 64, 128, 8, 128
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
-VARYING = ("length", "heads", "held", "size", "chunks", "merges", "passes", "each", "blocks")
+VARYING = ("length", "held", "size", "chunks", "merges", "passes", "each")
 
 
-@triton.jit(do_not_specialize=VARYING)
-def _start_kernel(
-    keys, degrees, cos, sin, x, state, alive, partial, amounts, length, heads, each, key_b, key_h, key_l, turn_row,
-    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, STEPS: tl.constexpr, TURNED: tl.constexpr,
-):  # fmt: skip
-    """STEPS blocks of tokens: their keys as they were before RoPE, degrees, inverse lengths, and sums for the centre.
-
-    WIDTH holds D / 2 columns: the halves are turned against each other.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, WIDTH)
-    real = column < D // 2
-    keys += (row // heads) * key_b + (row % heads) * key_h
-    total = tl.zeros([TOKENS, WIDTH], tl.float32)
-    others = tl.zeros([TOKENS, WIDTH], tl.float32)
-    amount = tl.zeros([TOKENS], tl.float32)
-    for step in range(STEPS):
-        token = (tl.program_id(1) * STEPS + step) * TOKENS + tl.arange(0, TOKENS)
-        inside = token < length
-        both = inside[:, None] & real[None, :]
-        at = keys + token.to(tl.int64)[:, None] * key_l + column[None, :]
-        one = tl.load(at, mask=both, other=0.0)
-        two = tl.load(at + D // 2, mask=both, other=0.0)
-        if TURNED:
-            place = row * turn_row + token[:, None] * (D // 2) + column[None, :]
-            c = tl.load(cos + place, mask=both, other=0.0).to(tl.float32)
-            s = tl.load(sin + place, mask=both, other=0.0).to(tl.float32)
-            wide, other = one.to(tl.float32), two.to(tl.float32)
-            first, second = wide * c + other * s, other * c - wide * s
-        else:
-            first, second = one.to(tl.float32), two.to(tl.float32)
-        to = x + (row * length + token)[:, None] * D + column[None, :]
-        tl.store(to, first.to(x.dtype.element_ty), mask=both)
-        tl.store(to + D // 2, second.to(x.dtype.element_ty), mask=both)
-        degree = tl.load(degrees + row * length + token, mask=inside, other=0.0)
-        tl.store(state + row * length + token, degree, mask=inside)
-        tl.store(alive + row * length + token, token, mask=inside)
-        shrink = 1 / tl.maximum(tl.sqrt(tl.sum(first * first + second * second, axis=1)), 1e-12)
-        tl.store(state + each + row * length + token, shrink, mask=inside)
-        share = (degree * shrink)[:, None]
-        total += first * share
-        others += second * share
-        amount += degree
-    block = row * tl.num_programs(1) + tl.program_id(1)
-    tl.store(amounts + block, tl.sum(amount, axis=0))
-    out = partial + block * D + column
-    tl.store(out, tl.sum(total, axis=0), mask=real)
-    tl.store(out + D // 2, tl.sum(others, axis=0), mask=real)
-
-
-@triton.jit(do_not_specialize=VARYING)
-def _centre_kernel(partial, amounts, centre, blocks, D: tl.constexpr, WIDTH: tl.constexpr):
-    """The mean of the normalised keys, [rows, D], from sums over blocks of them."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, WIDTH)
-    total = tl.zeros([WIDTH], tl.float32)
-    degrees = tl.zeros([16], tl.float32)
-    for start in range(0, blocks, 16):
-        block = start + tl.arange(0, 16)
-        here = block < blocks
-        at = partial + (row * blocks + block)[:, None] * D + column[None, :]
-        total += tl.sum(tl.load(at, mask=here[:, None] & (column < D)[None, :], other=0.0), axis=0)
-        degrees += tl.load(amounts + row * blocks + block, mask=here, other=0.0)
-    tl.store(centre + row * D + column, total / tl.sum(degrees, axis=0), mask=column < D)
+@triton.jit
+def _columns(D: tl.constexpr, WIDTH: tl.constexpr):
+    """Of a row, none behind its end: triton-ascend's lowering loads first and masks after."""
+    return tl.arange(0, WIDTH) if D == WIDTH else tl.minimum(tl.arange(0, WIDTH), D - 1)
 
 
 @triton.jit
 def _rows(x, index, D: tl.constexpr, WIDTH: tl.constexpr):
     """Rows of x, all of them there: what stands behind D is zero."""
-    column = tl.arange(0, WIDTH)
-    at = x + index.to(tl.int64)[:, None] * D + column[None, :]
-    return tl.load(at) if D == WIDTH else tl.load(at, mask=(column < D)[None, :], other=0.0)
+    at = x + index.to(tl.int64)[:, None] * D + _columns(D, WIDTH)[None, :]
+    return tl.load(at) if D == WIDTH else tl.load(at, mask=(tl.arange(0, WIDTH) < D)[None, :], other=0.0)
 
 
 @triton.jit
@@ -150,7 +91,7 @@ def _pass_kernel(
     x, centre, alive, state, next_alive, next_state, scores, partners, order, step, length, held, size, chunks, merges,
     each, typical, D: tl.constexpr, WIDTH: tl.constexpr, SOURCES: tl.constexpr, TARGETS: tl.constexpr,
     JOIN: tl.constexpr, HALF: tl.constexpr, LEAVING: tl.constexpr, ONCE: tl.constexpr, FULL: tl.constexpr,
-    FIRST: tl.constexpr, LAST: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr, STAGE: tl.constexpr,
 ):  # fmt: skip
     """One chunk: the best target of each source, who leaves, where everybody goes, and the means of who was joined.
 
@@ -159,6 +100,10 @@ def _pass_kernel(
     those of the next pass. scores, partners, order [rows, length]: room of this chunk's. step: the place of each of the
     `held` alive keys. ONCE: those who leave are one block; FULL: all blocks are whole. The program behind the last
     chunk does what is behind it.
+
+    STAGE: 0 = everything, with barriers before what other threads stored is read; where programs have no barrier, a
+    launch each for 1 = match, 2 = choose, 3 = follow to the partners' places, 4 = join. From 2 to 3, step holds -1 -
+    the partner of a source that leaves.
     """
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
@@ -173,7 +118,8 @@ def _pass_kernel(
     next_scale = next_weights + each
     next_near = next_scale + each
     step += row * length
-    if chunk == chunks:
+    behind = chunk == chunks if STAGE <= 1 else False
+    if behind:
         for start in range(first, held, 32):
             at = start + tl.arange(0, 32)
             inside = at < held
@@ -204,71 +150,88 @@ def _pass_kernel(
         partners += row * length + first
         order += row * length + first
         step += first
-        for begin in range(0, half, SOURCES):
-            source = begin + tl.arange(0, SOURCES)
-            safe = 2 * (source if FULL else tl.minimum(source, half - 1))
-            mine = _rows(x, tl.load(alive + safe), D, WIDTH)
-            own = tl.load(scale + safe)
-            if FIRST:
-                close = tl.sum(mine.to(tl.float32) * middle[None, :], axis=1) * own * typical
-                tl.store(near + safe, close, mask=source < half)
-            else:
-                close = tl.load(near + safe)
-            best = tl.full([SOURCES], float("-inf"), tl.float32)
-            partner = tl.zeros([SOURCES], tl.int32)
-            for start in range(0, half, TARGETS):
-                target = start + tl.arange(0, TARGETS)
-                other_at = 2 * (target if FULL else tl.minimum(target, half - 1)) + 1
-                other = _rows(x, tl.load(alive + other_at), D, WIDTH)
-                shrink = tl.load(scale + other_at)
+        if STAGE <= 1:
+            for begin in range(0, half, SOURCES):
+                source = begin + tl.arange(0, SOURCES)
+                safe = 2 * (source if FULL else tl.minimum(source, half - 1))
+                mine = _rows(x, tl.load(alive + safe), D, WIDTH)
+                own = tl.load(scale + safe)
                 if FIRST:
-                    by = tl.sum(other.to(tl.float32) * middle[None, :], axis=1) * shrink * typical
-                    tl.store(near + other_at, by, mask=target < half)
+                    close = tl.sum(mine.to(tl.float32) * middle[None, :], axis=1) * own * typical
+                    tl.store(near + safe, close, mask=source < half)
                 else:
-                    by = tl.load(near + other_at)
-                by = by if FULL else tl.where(target < half, by, float("-inf"))
-                likeness = tl.dot(mine, tl.trans(other), input_precision="ieee")
-                likeness = likeness * own[:, None] * shrink[None, :] + by[None, :]
-                most = tl.max(likeness, axis=1)
-                found = tl.min(tl.where(likeness == most[:, None], target[None, :], half), axis=1)
-                better = most > best
-                best = tl.where(better, most, best)
-                partner = tl.where(better, found, partner)
-            tl.store(scores + source, best + close, mask=source < half)
-            tl.store(partners + source, tl.minimum(partner, half - 1), mask=source < half)
-        tl.debug_barrier()  # what is read below, another thread may have stored
+                    close = tl.load(near + safe)
+                best = tl.full([SOURCES], float("-inf"), tl.float32)
+                partner = tl.zeros([SOURCES], tl.int32)
+                for start in range(0, half, TARGETS):
+                    target = start + tl.arange(0, TARGETS)
+                    other_at = 2 * (target if FULL else tl.minimum(target, half - 1)) + 1
+                    other = _rows(x, tl.load(alive + other_at), D, WIDTH)
+                    shrink = tl.load(scale + other_at)
+                    if FIRST:
+                        by = tl.sum(other.to(tl.float32) * middle[None, :], axis=1) * shrink * typical
+                        tl.store(near + other_at, by, mask=target < half)
+                    else:
+                        by = tl.load(near + other_at)
+                    by = by if FULL else tl.where(target < half, by, float("-inf"))
+                    likeness = tl.dot(mine, tl.trans(other), input_precision="ieee")
+                    likeness = likeness * own[:, None] * shrink[None, :] + by[None, :]
+                    most = tl.max(likeness, axis=1)
+                    found = tl.min(tl.where(likeness == most[:, None], target[None, :], half), axis=1)
+                    better = most > best
+                    best = tl.where(better, most, best)
+                    partner = tl.where(better, found, partner)
+                tl.store(scores + source, best + close, mask=source < half)
+                tl.store(partners + source, tl.minimum(partner, half - 1), mask=source < half)
+        if STAGE == 0:
+            tl.debug_barrier()  # what is read below, another thread may have stored
 
         source = tl.arange(0, HALF)
         there = source < half
-        score = tl.load(scores + source, mask=there, other=float("-inf"))
-        partner = tl.load(partners + source, mask=there, other=0)
-        leaves = _chosen(score, there, count, HALF)
-        gone = tl.cumsum(leaves.to(tl.int32), axis=0)
-        place = first - before + 2 * source - gone  # of the source if it stays; its neighbour's is the next
-        stays = there & (leaves == 0)
-        tl.store(step + 2 * source + 1, place + 1, mask=there)
-        if not LAST:
-            index = tl.load(alive + 2 * source, mask=there, other=0)
-            degree = tl.load(weights + 2 * source, mask=there, other=1.0)
-            tl.store(next_alive + place, index, mask=stays)
-            tl.store(next_weights + place, degree, mask=stays)
-            tl.store(next_scale + place, tl.load(scale + 2 * source, mask=stays, other=1.0), mask=stays)
-            tl.store(next_near + place, tl.load(near + 2 * source, mask=stays, other=0.0), mask=stays)
-            tl.store(next_alive + place + 1, tl.load(alive + 2 * source + 1, mask=there, other=0), mask=there)
-            held_by = tl.load(weights + 2 * source + 1, mask=there, other=1.0)
-            tl.store(next_weights + place + 1, held_by, mask=there)
-            tl.debug_barrier()  # all scores and partners are read: there is room for the list of those who leave
-            tl.store(order + gone - 1, index, mask=leaves)
-            tl.store(partners + gone - 1, partner, mask=leaves)
-            tl.store(scores + gone - 1, degree, mask=leaves)
-        tl.debug_barrier()
-        joined = tl.load(step + 2 * partner + 1, mask=leaves, other=0)
-        tl.store(step + 2 * source, tl.where(leaves, joined, place), mask=there)
-
-        if not LAST:
-            tl.atomic_add(next_weights + joined, degree, mask=leaves, sem="relaxed")
+        if STAGE > 0:  # triton-ascend loads first and masks after, and takes stores at 2 i and 2 i + 1 for one
+            source = tl.minimum(source, half - 1)
+        if STAGE == 0 or STAGE == 2:
+            score = tl.load(scores + source, mask=there, other=float("-inf"))
+            partner = tl.load(partners + source, mask=there, other=0)
+            leaves = _chosen(score, there, count, HALF)
+            gone = tl.cumsum(leaves.to(tl.int32), axis=0)
+            place = first - before + 2 * source - gone  # of the source if it stays; its neighbour's is the next
+            stays = there & (leaves == 0)
+            tl.store(step + 2 * source + 1, place + 1, mask=there)
+            if not LAST:
+                index = tl.load(alive + 2 * source, mask=there, other=0)
+                degree = tl.load(weights + 2 * source, mask=there, other=1.0)
+                tl.store(next_alive + place, index, mask=stays)
+                tl.store(next_weights + place, degree, mask=stays)
+                tl.store(next_scale + place, tl.load(scale + 2 * source, mask=stays, other=1.0), mask=stays)
+                tl.store(next_near + place, tl.load(near + 2 * source, mask=stays, other=0.0), mask=stays)
+                tl.store(next_alive + place + 1, tl.load(alive + 2 * source + 1, mask=there, other=0), mask=there)
+                held_by = tl.load(weights + 2 * source + 1, mask=there, other=1.0)
+                tl.store(next_weights + place + 1, held_by, mask=there)
+                if STAGE == 0:
+                    tl.debug_barrier()  # all scores and partners are read: there is room for a list
+                tl.store(order + gone - 1, index, mask=leaves)
+                tl.store(partners + gone - 1, partner, mask=leaves)
+                tl.store(scores + gone - 1, degree, mask=leaves)
+        if STAGE == 2:
+            tl.store(step + 2 * source, tl.where(leaves, -1 - partner, place), mask=there)
+        if STAGE == 0:
             tl.debug_barrier()
-            column = tl.arange(0, WIDTH)
+        if STAGE == 3:
+            place = tl.load(step + 2 * source, mask=there, other=0)
+            leaves = place < 0
+            partner = tl.maximum(-1 - place, 0)
+            degree = tl.load(weights + 2 * source, mask=there, other=1.0)
+        if STAGE == 0 or STAGE == 3:
+            joined = tl.load(step + 2 * partner + 1, mask=leaves, other=0)
+            tl.store(step + 2 * source, tl.where(leaves, joined, place), mask=there)
+            if not LAST:
+                tl.atomic_add(next_weights + joined, degree, mask=leaves, sem="relaxed")
+
+        if not LAST and (STAGE == 0 or STAGE == 4):
+            if STAGE == 0:
+                tl.debug_barrier()
+            real = (tl.arange(0, WIDTH) < D)[None, :]
             to, heavy, rows = _leaving(x, order, partners, scores, 0, count, D, WIDTH, LEAVING)
             for start in range(0, half, JOIN):
                 target = start + tl.arange(0, JOIN)
@@ -278,9 +241,9 @@ def _pass_kernel(
                 own = tl.load(weights + at)
                 total = tl.load(next_weights + goes_to, cache_modifier=".cg")
                 grown = present & (total > own)
-                to_row = x + tl.load(alive + at).to(tl.int64)[:, None] * D + column[None, :]
-                changes = grown[:, None] & (column < D)[None, :]
-                old = tl.load(to_row, mask=(column < D)[None, :], other=0.0).to(tl.float32) * own[:, None]
+                to_row = x + tl.load(alive + at).to(tl.int64)[:, None] * D + _columns(D, WIDTH)[None, :]
+                changes = grown[:, None] & real
+                old = tl.load(to_row, mask=real, other=0.0).to(tl.float32) * own[:, None]
                 sums = _gained(target, to, heavy, rows)
                 if not ONCE:
                     for begin in tl.range(LEAVING, count, LEAVING, num_stages=1):
@@ -305,7 +268,7 @@ def _follow_kernel(steps, places, length, passes, each, TOKENS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     inside = token < length
-    at = token
+    at = tl.minimum(token, length - 1)
     steps += row * length
     for _ in range(passes):
         at = tl.load(steps + at, mask=inside, other=0)
@@ -320,46 +283,37 @@ def cluster(
     typical: float = 1.0,
     cos: torch.Tensor | None = None,
     sin: torch.Tensor | None = None,
+    together: bool = True,
 ) -> torch.Tensor:
-    """As the reference, but for the order in which numbers are added and, with cos and sin, one rounding less."""
+    """As the reference, but for the order in which numbers are added and, with cos and sin, one rounding less.
+
+    Args:
+        together: a pass in one launch, with barriers, which triton-ascend passes on as a GPU's.
+    """
     batch, heads, length, width = keys.shape
     rows, passes = batch * heads, len(plan) // 3
     if not plan:
         return torch.arange(length, device=keys.device, dtype=torch.int32).repeat(batch, heads, 1)
     degrees = degrees.contiguous()
-    x, state = keys.new_empty(rows, length, width), degrees.new_empty(2, 3, rows, length)
-    alive = keys.new_empty(2, rows, length, dtype=torch.int32)
+    x, state, alive, centre = start(keys, degrees, cos, sin)
     steps = keys.new_empty(passes, rows, length, dtype=torch.int32)
     scores, (partners, order) = degrees.new_empty(rows, length), alive.new_empty(2, rows, length)
-    blocks = triton.cdiv(length, 8 * TOKENS)
-    partial, amounts, centre = (degrees.new_empty(rows, *shape) for shape in ((blocks, width), (blocks,), (width,)))
-    turn_row = length * width // 2 if cos is not None and cos.ndim == 4 else 0
-    _start_kernel[(rows, blocks)](
-        keys, degrees, keys if cos is None else cos.contiguous(), keys if sin is None else sin.contiguous(), x, state,
-        alive, partial, amounts, length, heads, rows * length, *keys.stride()[:3], turn_row,
-        D=width, WIDTH=_padded(width // 2), TOKENS=TOKENS, STEPS=8, TURNED=cos is not None,
-    )  # fmt: skip
-    options = {"D": width, "WIDTH": _padded(width)}
-    _centre_kernel[(rows,)](partial, amounts, centre, blocks, **options)
     held = length
     for number in range(passes):
         chunks, size, merges = plan[3 * number : 3 * number + 3]
         now, then = number % 2, 1 - number % 2
-        half = _padded(size // 2)
+        half = padded(size // 2)
         sources, targets = min(SOURCES, half), min(TARGETS, half)
-        _pass_kernel[(rows, chunks + 1)](
-            x, centre, alive[now], state[now], alive[then], state[then], scores, partners, order, steps[number],
-            length, held, size, chunks, merges, rows * length, typical, SOURCES=sources, TARGETS=targets,
-            JOIN=min(JOIN, half), HALF=half, LEAVING=min(LEAVING, half), ONCE=-(-merges // chunks) <= LEAVING,
-            FULL=size // 2 % max(sources, targets) == 0, FIRST=number == 0, LAST=number == passes - 1,
-            num_warps=WARPS, maxnreg=REGISTERS, **options,
-        )  # fmt: skip
+        last = number == passes - 1
+        for stage in (0,) if together else (1, 2, 3) if last else (1, 2, 3, 4):
+            _pass_kernel[(rows, chunks + (stage <= 1))](
+                x, centre, alive[now], state[now], alive[then], state[then], scores, partners, order, steps[number],
+                length, held, size, chunks, merges, rows * length, typical, D=width, WIDTH=padded(width),
+                SOURCES=sources, TARGETS=targets, JOIN=min(JOIN, half), HALF=half, LEAVING=min(LEAVING, half),
+                ONCE=-(-merges // chunks) <= LEAVING, FULL=size // 2 % max(sources, targets) == 0, FIRST=number == 0,
+                LAST=last, STAGE=stage, num_warps=WARPS, maxnreg=REGISTERS,
+            )  # fmt: skip
         held -= merges
     places = keys.new_empty(batch, heads, length, dtype=torch.int32)
     _follow_kernel[(rows, triton.cdiv(length, 512))](steps, places, length, passes, rows * length, TOKENS=512)
     return places
-
-
-def _padded(size: int) -> int:
-    """A size that tl.arange and tl.dot take."""
-    return max(16, triton.next_power_of_2(size))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from npukv.ops.clustering import merge_degrees, plan, reference, triton_passes
+from npukv.ops.clustering import merge_degrees, plan, reference, triton_passes, triton_start
 from tests.lowering.suite import Case, Mismatch, Mutation, Suite, expect_equal
 
 SINGLE, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
@@ -95,4 +95,4 @@ MUTATIONS = (
     Mutation("one pass followed", "for _ in range(passes):", "for _ in range(1):"),
 )
 
-SUITE = Suite("passes", (triton_passes,), cases, MUTATIONS)
+SUITE = Suite("passes", (triton_start, triton_passes), cases, MUTATIONS)
