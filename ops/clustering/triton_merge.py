@@ -1,9 +1,8 @@
-"""Merging without atomic additions of rows, for CUDA: tokens in the order of their places, each row read once.
+"""Merging without atomic additions of rows: tokens in the order of their places, each row read once.
 
 A counting sort lists the tokens of every place side by side. A program takes a block of that list, and owns the places
 that begin in it: it sums their rows by a product with the matrix of who belongs where, reads on to where its last place
-ends, and writes means. So a place of thousands of tokens costs no more per token than one of two. Not for Ascend:
-see triton.py, whose kernel lowers there.
+ends, and writes means. So a place of thousands of tokens costs no more per token than one of two.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+
+from npukv.ops.clustering.triton_rows import columns, padded
 
 #: Tokens of a program that merges, and how many of them are those where its places may begin; warps, registers.
 TOKENS, OWN, WARPS, REGISTERS = 64, 48, 4, 128
@@ -35,7 +36,8 @@ def _list_kernel(places, ends, order, ordered, length, kept, TOKENS: tl.constexp
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     inside = token < length
     place = tl.load(places + row * length + token, mask=inside, other=0)
-    slot = tl.atomic_add(ends + row * kept + place, 1, mask=inside, sem="relaxed")
+    # Those outside add 0: triton-ascend drops the mask where the old value is asked for.
+    slot = tl.atomic_add(ends + row * kept + place, inside.to(tl.int32), mask=inside, sem="relaxed")
     tl.store(order + row * length + slot, token, mask=inside)
     tl.store(ordered + row * length + slot, place, mask=inside)
 
@@ -44,12 +46,13 @@ def _list_kernel(places, ends, order, ordered, length, kept, TOKENS: tl.constexp
 def _members(x, degrees, order, begin, end, stride, D: tl.constexpr, WIDTH: tl.constexpr):
     """The sum of the rows at order[begin:end] times their degrees, [WIDTH]."""
     column = tl.arange(0, WIDTH)
+    safe = columns(D, WIDTH)[None, :]
     sums = tl.zeros([WIDTH], tl.float32)
     for start in range(begin, end, 32):
         slot = start + tl.arange(0, 32)
         token = tl.load(order + slot, mask=slot < end, other=0)
         degree = tl.load(degrees + token, mask=slot < end, other=0.0)
-        at = x + token.to(tl.int64)[:, None] * stride + column[None, :]
+        at = x + token.to(tl.int64)[:, None] * stride + safe
         rows = tl.load(at, mask=(slot < end)[:, None] & (column < D)[None, :], other=0.0)
         sums += tl.sum(rows.to(tl.float32) * degree[:, None], axis=0)
     return sums
@@ -64,8 +67,8 @@ def _means(
 
     16-bit rows are summed by products with degrees that are the sum of two such numbers, exact up to 65,536.
     """
-    column = tl.arange(0, WIDTH)
-    real = column < D
+    real = tl.arange(0, WIDTH) < D
+    column = columns(D, WIDTH)
     at = x + token.to(tl.int64)[:, None] * stride + column[None, :]
     rows = tl.load(at, mask=owned[:, None] & real[None, :], other=0.0)
     if rows.dtype == tl.float32:
@@ -110,7 +113,8 @@ def _merge_kernel(
     place = tl.load(ordered + slot, mask=inside, other=0)
     token = tl.load(order + slot, mask=inside, other=0)
     degree = tl.load(degrees + token, mask=inside, other=0.0)
-    previous = tl.load(ordered + slot - 1, mask=inside & (slot > 0), other=-1)
+    previous = tl.maximum(tl.minimum(slot, length - 1) - 1, 0)  # triton-ascend loads first and masks after
+    previous = tl.load(ordered + previous, mask=inside & (slot > 0), other=-1)
     begins = inside & (place != previous) & (number < OWN)
     first = tl.min(tl.where(begins, place, kept), axis=0)
     last = tl.max(tl.where(begins, place, -1), axis=0)
@@ -148,8 +152,8 @@ def _merged(
     other = tensors[-1].shape[3]
     _merge_kernel[(rows, triton.cdiv(length, OWN))](
         tensors[0], tensors[-1], degrees, order, ordered, ends, out[0], out[-1], out_degrees, length, kept, heads,
-        *tensors[0].stride()[:3], *tensors[-1].stride()[:3], D=width, WIDTH=_padded(width),
-        D2=other, WIDTH2=_padded(other), TOKENS=TOKENS, OWN=OWN, PAIR=len(tensors) == 2, num_warps=WARPS,
+        *tensors[0].stride()[:3], *tensors[-1].stride()[:3], D=width, WIDTH=padded(width),
+        D2=other, WIDTH2=padded(other), TOKENS=TOKENS, OWN=OWN, PAIR=len(tensors) == 2, num_warps=WARPS,
         maxnreg=REGISTERS,
     )  # fmt: skip
     return out, out_degrees
@@ -166,8 +170,3 @@ def merge_pair(
     """As the reference, keys and values in one launch."""
     (key_means, value_means), totals = _merged((keys, values), degrees, places, kept)
     return key_means, value_means, totals
-
-
-def _padded(size: int) -> int:
-    """A size that tl.arange and tl.dot take."""
-    return max(16, triton.next_power_of_2(size))

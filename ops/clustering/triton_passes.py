@@ -12,7 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from npukv.ops.clustering.triton_start import padded, start
+from npukv.ops.clustering.triton_rows import columns, padded
+from npukv.ops.clustering.triton_start import start
 
 #: Of a pass: sources and targets at a time when matched, targets and those who leave when joined, warps and registers,
 #: so that two programs share a multiprocessor.
@@ -22,15 +23,9 @@ VARYING = ("length", "held", "size", "chunks", "merges", "passes", "each")
 
 
 @triton.jit
-def _columns(D: tl.constexpr, WIDTH: tl.constexpr):
-    """Of a row, none behind its end: triton-ascend's lowering loads first and masks after."""
-    return tl.arange(0, WIDTH) if D == WIDTH else tl.minimum(tl.arange(0, WIDTH), D - 1)
-
-
-@triton.jit
 def _rows(x, index, D: tl.constexpr, WIDTH: tl.constexpr):
     """Rows of x, all of them there: what stands behind D is zero."""
-    at = x + index.to(tl.int64)[:, None] * D + _columns(D, WIDTH)[None, :]
+    at = x + index.to(tl.int64)[:, None] * D + columns(D, WIDTH)[None, :]
     return tl.load(at) if D == WIDTH else tl.load(at, mask=(tl.arange(0, WIDTH) < D)[None, :], other=0.0)
 
 
@@ -241,7 +236,7 @@ def _pass_kernel(
                 own = tl.load(weights + at)
                 total = tl.load(next_weights + goes_to, cache_modifier=".cg")
                 grown = present & (total > own)
-                to_row = x + tl.load(alive + at).to(tl.int64)[:, None] * D + _columns(D, WIDTH)[None, :]
+                to_row = x + tl.load(alive + at).to(tl.int64)[:, None] * D + columns(D, WIDTH)[None, :]
                 changes = grown[:, None] & real
                 old = tl.load(to_row, mask=real, other=0.0).to(tl.float32) * own[:, None]
                 sums = _gained(target, to, heavy, rows)
@@ -305,7 +300,7 @@ def cluster(
         half = padded(size // 2)
         sources, targets = min(SOURCES, half), min(TARGETS, half)
         last = number == passes - 1
-        for stage in (0,) if together else (1, 2, 3) if last else (1, 2, 3, 4):
+        for stage in (0,) if together else range(1, 4 if last else 5):
             _pass_kernel[(rows, chunks + (stage <= 1))](
                 x, centre, alive[now], state[now], alive[then], state[then], scores, partners, order, steps[number],
                 length, held, size, chunks, merges, rows * length, typical, D=width, WIDTH=padded(width),

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from npukv.ops.clustering.triton_rows import padded
+
 #: Tokens at a time, and how many times that a program takes.
 TOKENS, STEPS = 32, 8
 #: Numbers that differ from call to call: a kernel is not compiled anew for each.
@@ -99,8 +101,3 @@ def start(
     )  # fmt: skip
     _centre_kernel[(rows,)](partial, amounts, centre, blocks, D=width, WIDTH=padded(width))
     return x, state, alive, centre
-
-
-def padded(size: int) -> int:
-    """A size that tl.arange and tl.dot take."""
-    return max(16, triton.next_power_of_2(size))

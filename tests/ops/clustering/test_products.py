@@ -69,14 +69,14 @@ def test_heavy_centroids(interpreter: None, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found[0].double(), exact[0], rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_two_bytes_of_one_pass_are_exact(interpreter: None, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "together"), [(torch.bfloat16, True), (torch.float16, False)])
+def test_two_bytes_of_one_pass_are_exact(interpreter: None, dtype: torch.dtype, together: bool) -> None:
     """Products of 16-bit numbers are exact in float32: where nothing is merged yet, nothing falls otherwise."""
     from npukv.ops.clustering import triton_passes
 
     keys, degrees = some_keys(1, 2, 70, 16, dtype=dtype), torch.ones(1, 2, 70)
     for plan, alike in (([2, 32, 17], 1.0), (merge_plan(70, 20, 32), 0.9)):
-        places = triton_passes.cluster(keys, degrees, plan)
+        places = triton_passes.cluster(keys, degrees, plan, together=together)
         assert (places == reference.cluster(keys.double(), degrees.double(), plan)).float().mean() >= alike
         counts = merge_degrees(degrees, places, int(places.max()) + 1)
         assert (counts > 0).all() and (counts.sum(-1) == 70).all()
@@ -118,8 +118,7 @@ def test_means(interpreter: None, kept: int, dtype: torch.dtype) -> None:
     for row in places.flatten(0, 1):
         others = torch.randint(0, kept, (150 - kept,), generator=draw)
         row[:] = torch.cat([torch.arange(kept), others])[torch.randperm(150, generator=draw)]
-    together = dtype is torch.bfloat16  # else each in a launch of its own
-    found = triton_merge.merge_pair(keys, values, degrees, places, kept, together)
+    found = triton_merge.merge_pair(keys, values, degrees, places, kept)
     exact = reference.merge_pair(keys.double(), values.double(), degrees, places, kept)
     tolerance = 1e-5 if dtype is torch.float32 else 1e-2
     for got, expected in zip(found, exact, strict=True):
