@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from npukv.ops.clustering.triton_rows import columns, padded
-from npukv.ops.clustering.triton_start import start
+from npukv.ops.clustering.triton_start import prepare
 
 #: Of a pass: sources and targets at a time when matched, targets and those who leave when joined, warps and registers,
 #: so that two programs share a multiprocessor.
@@ -290,7 +290,7 @@ def cluster(
     if not plan:
         return torch.arange(length, device=keys.device, dtype=torch.int32).repeat(batch, heads, 1)
     degrees = degrees.contiguous()
-    x, state, alive, centre = start(keys, degrees, cos, sin)
+    x, state, alive, centre = prepare(keys, degrees, cos, sin)
     steps = keys.new_empty(passes, rows, length, dtype=torch.int32)
     scores, (partners, order) = degrees.new_empty(rows, length), alive.new_empty(2, rows, length)
     held = length

@@ -80,7 +80,7 @@ def _centre_kernel(partial, amounts, centre, blocks, D: tl.constexpr, WIDTH: tl.
     tl.store(centre + row * D + column, total / tl.sum(degrees, axis=0), mask=column < D)
 
 
-def start(
+def prepare(
     keys: torch.Tensor, degrees: torch.Tensor, cos: torch.Tensor | None, sin: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of keys [B, H, L, D], with rows = B * H: x [rows, L, D], state, alive and the centre [rows, D].
