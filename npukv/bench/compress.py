@@ -67,6 +67,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lengths", type=_numbers, default=[2048, 8192], help="tokens read, comma-separated")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--keep", type=float, default=0.25, help="share of the tokens kept")
+    parser.add_argument("--step", type=int, default=2048, help="tokens held beyond the goal before compressing")
     parser.add_argument("--chunk", type=int, default=4096, help="tokens read at a time, where not all at once")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=300, help="after that many, no further round begins")
@@ -99,7 +100,7 @@ def _caches(network: Any, options: argparse.Namespace) -> dict[str, tuple[Callab
     from npukv.decode import full_cache
 
     def clustered(length: int) -> Any:
-        return npukv.ClusteredCache(network.config, keep=options.keep)
+        return npukv.ClusteredCache(network.config, keep=options.keep, step=options.step)
 
     return {
         "full": (lambda length: full_cache(network, length), None),

@@ -141,12 +141,15 @@ class ClusteredLayer(AttendingLayer):
         padding = self.pad(mask, query.shape[0])
         if not self.rows:
             self.rows = [Row(count) for count in padding]
-        out = torch.zeros_like(query)
-        before, pieces = self.seen, query.shape[2]
-        for part, row in self._groups():
-            skip = min(pieces, max(0, row.padding - before))
-            asked, new, held = (x[part, :, skip:] for x in (query, keys, values))
-            out[part, :, skip:] = self._read(part, row, asked, new, held, scaling, single=pieces == 1)
+        before, pieces, groups = self.seen, query.shape[2], list(self._groups())
+        if len(groups) == 1 and groups[0][1].padding <= before:  # nothing to put together: nothing is copied
+            out = self._read(*groups[0], query, keys, values, scaling, single=pieces == 1)
+        else:
+            out = torch.zeros_like(query)
+            for part, row in groups:
+                skip = min(pieces, max(0, row.padding - before))
+                asked, new, held = (x[part, :, skip:] for x in (query, keys, values))
+                out[part, :, skip:] = self._read(part, row, asked, new, held, scaling, single=pieces == 1)
         self.seen += pieces
         self.kept = max(row.kept for row in self.rows)
         return out
@@ -177,7 +180,7 @@ class ClusteredLayer(AttendingLayer):
 
         When that is depends on how many tokens came, not on how they were cut: each query sees the same keys.
         """
-        settings, at, outs = self.settings, 0, []
+        settings, at, out = self.settings, 0, query
         if single and row.kept - settings.goal(row.seen) >= SLACK:
             row = self._compress(part, row)
             self._fit()
@@ -189,11 +192,16 @@ class ClusteredLayer(AttendingLayer):
             self.keys[part, :, row.kept : end] = keys[:, :, now]
             self.values[part, :, row.kept : end] = values[:, :, now]
             row = self._set(part, replace(row, seen=row.seen + piece, kept=end))
-            outs.append(self._attend(part, row, query[:, :, now], scaling))
+            found = self._attend(part, row, query[:, :, now], scaling)
+            if piece == query.shape[2]:
+                out = found
+            else:
+                out = torch.empty_like(query) if at == 0 else out
+                out[:, :, now] = found
             if not single and row.kept - settings.goal(row.seen) >= settings.step:
                 row = self._compress(part, row)
             at += piece
-        return torch.cat(outs, dim=2) if outs else torch.zeros_like(query)
+        return out
 
     def _attend(self, part: slice, row: Row, query: torch.Tensor, scaling: float | None) -> torch.Tensor:
         keys, values = (x[part, :, : row.kept] for x in (self.keys, self.values))

@@ -11,17 +11,22 @@ import torch
 import triton
 import triton.language as tl
 
-#: Tokens of a program that merges.
-TOKENS = 32
+from npukv.ops.clustering.triton_rows import columns, padded
+
+#: Tokens of a program that merges, and how many of them are those where its places may begin; warps, registers.
+TOKENS, OWN, WARPS, REGISTERS = 64, 48, 4, 128
 
 
 @triton.jit(do_not_specialize=("length", "kept"))
-def _count_kernel(places, counts, length, kept, TOKENS: tl.constexpr):
+def _count_kernel(places, degrees, counts, totals, length, kept, TOKENS: tl.constexpr):
+    """How many tokens go to each place, and the sum of their degrees."""
     row = tl.program_id(0).to(tl.int64)
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     inside = token < length
     place = tl.load(places + row * length + token, mask=inside, other=0)
+    degree = tl.load(degrees + row * length + token, mask=inside, other=0.0)
     tl.atomic_add(counts + row * kept + place, 1, mask=inside, sem="relaxed")
+    tl.atomic_add(totals + row * kept + place, degree, mask=inside, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=("length", "kept"))
@@ -38,146 +43,130 @@ def _list_kernel(places, ends, order, ordered, length, kept, TOKENS: tl.constexp
 
 
 @triton.jit
-def members(
-    x, degrees, order, begin, end, stride, D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr
-):  # fmt: skip
-    """The sum of the rows at order[begin:end] times their degrees, [WIDTH], and the sum of their degrees."""
+def _members(x, degrees, order, begin, end, stride, D: tl.constexpr, WIDTH: tl.constexpr):
+    """The sum of the rows at order[begin:end] times their degrees, [WIDTH]."""
     column = tl.arange(0, WIDTH)
-    safe_column = tl.minimum(column, D - 1) if D != WIDTH else column
-    total = tl.zeros([TOKENS], tl.float32)
+    safe = columns(D, WIDTH)[None, :]
     sums = tl.zeros([WIDTH], tl.float32)
-    for start in range(begin, end, TOKENS):
-        slot = start + tl.arange(0, TOKENS)
+    for start in range(begin, end, 32):
+        slot = start + tl.arange(0, 32)
         token = tl.load(order + slot, mask=slot < end, other=0)
         degree = tl.load(degrees + token, mask=slot < end, other=0.0)
-        rows = tl.load(
-            x + token.to(tl.int64)[:, None] * stride + safe_column[None, :],
-            mask=(slot < end)[:, None] & (column < D)[None, :],
-            other=0.0,
-        )
+        at = x + token.to(tl.int64)[:, None] * stride + safe
+        rows = tl.load(at, mask=(slot < end)[:, None] & (column < D)[None, :], other=0.0)
         sums += tl.sum(rows.to(tl.float32) * degree[:, None], axis=0)
-        total += degree
-    return sums, tl.sum(total, axis=0)
+    return sums
 
 
 @triton.jit
 def _means(
-    x, out, order, degrees, token, degree, belongs, partly, last, first, begin, end, stride,
-    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, PRECISION: tl.constexpr,
+    x, out, order, degrees, token, degree, owned, belongs, here, total, last, begin, end, stride,
+    D: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Means of one tensor's rows; returns the sums of their degrees."""
-    column = tl.arange(0, WIDTH)
-    real = column < D
-    dim = (tl.minimum(column, D - 1) if D != WIDTH else column)[None, :]
-    at = x + token.to(tl.int64)[:, None] * stride + dim
-    rows = tl.load(at, mask=(degree > 0)[:, None] & real[None, :], other=0.0)
-    sums = tl.dot(belongs, rows.to(tl.float32) * degree[:, None], input_precision=PRECISION)
-    rest, more = members(x, degrees, order, begin, end, stride, D, WIDTH, TOKENS)
-    place = first + tl.arange(0, TOKENS)
-    sums += tl.where((place == last)[:, None], rest[None, :], 0.0)
-    total = tl.where(place <= last, partly + tl.where(place == last, more, 0.0), 1.0)
-    to = out + place.to(tl.int64)[:, None] * D + dim
-    tl.store(to, (sums / total[:, None]).to(out.dtype.element_ty), mask=(place <= last)[:, None] & real[None, :])
-    return total
+    """Means of one tensor's rows, at the places that begin in this block.
+
+    16-bit rows are summed by products with degrees that are the sum of two such numbers, exact up to 65,536.
+    """
+    real = tl.arange(0, WIDTH) < D
+    column = columns(D, WIDTH)
+    at = x + token.to(tl.int64)[:, None] * stride + column[None, :]
+    rows = tl.load(at, mask=owned[:, None] & real[None, :], other=0.0)
+    if rows.dtype == tl.float32:
+        sums = tl.dot(tl.where(belongs, degree[None, :], 0.0), rows, input_precision="ieee")
+    else:
+        unit = 1.0
+        if rows.dtype == tl.float16:  # a power of two, to stay within its range
+            unit = tl.exp2(tl.floor(tl.log2(tl.max(degree, axis=0))))
+        part = degree / unit
+        heavy = part.to(rows.dtype)
+        light = (part - heavy.to(tl.float32)).to(rows.dtype)
+        none = tl.zeros_like(heavy)[None, :]
+        sums = tl.dot(tl.where(belongs, heavy[None, :], none), rows)
+        sums = tl.dot(tl.where(belongs, light[None, :], none), rows, sums) * unit
+    if end > begin:
+        rest = _members(x, degrees, order, begin, end, stride, D, WIDTH)
+        sums += tl.where((here == last)[:, None], rest[None, :], 0.0)
+    means = sums / total[:, None] if rows.dtype == tl.float32 else sums * (1 / total)[:, None]
+    to = out + here.to(tl.int64)[:, None] * D + column[None, :]
+    tl.store(to, means.to(rows.dtype), mask=(here <= last)[:, None] & real[None, :])
 
 
 @triton.jit(do_not_specialize=("length", "kept", "heads"))
 def _merge_kernel(
-    keys, values, degrees, order, ordered, ends, out_keys, out_values, out_degrees, length, kept, heads,
+    keys, values, degrees, order, ordered, ends, out_keys, out_values, totals, length, kept, heads,
     key_b, key_h, key_l, value_b, value_h, value_l,
     D: tl.constexpr, WIDTH: tl.constexpr, D2: tl.constexpr, WIDTH2: tl.constexpr,
-    TOKENS: tl.constexpr, PRECISION: tl.constexpr, TOGETHER: tl.constexpr,
+    TOKENS: tl.constexpr, OWN: tl.constexpr, PAIR: tl.constexpr,
 ):  # fmt: skip
-    """The places that begin in a block of the list, of keys; and of values, by a second layer of programs."""
+    """The places that begin among the first OWN of a block of the list: means of keys and, if a PAIR, of values.
+
+    What follows those places' beginnings is mostly in the rest of the block; where it is longer, it is read on.
+    """
     row = tl.program_id(0).to(tl.int64)
-    begin = tl.program_id(1) * TOKENS
-    slot = begin + tl.arange(0, TOKENS)
+    begin = tl.program_id(1) * OWN
+    number = tl.arange(0, TOKENS)
+    slot = begin + number
     inside = slot < length
     degrees += row * length
     order += row * length
     ordered += row * length
-    safe = tl.minimum(slot, length - 1)
-    place = tl.load(ordered + safe, mask=inside, other=0)
-    previous = tl.load(ordered + tl.maximum(safe - 1, 0), mask=inside & (slot > 0), other=-1)
-    begins = inside & (place != previous)
+    place = tl.load(ordered + slot, mask=inside, other=0)
+    token = tl.load(order + slot, mask=inside, other=0)
+    degree = tl.load(degrees + token, mask=inside, other=0.0)
+    previous = tl.maximum(tl.minimum(slot, length - 1) - 1, 0)  # triton-ascend loads first and masks after
+    previous = tl.load(ordered + previous, mask=inside & (slot > 0), other=-1)
+    begins = inside & (place != previous) & (number < OWN)
     first = tl.min(tl.where(begins, place, kept), axis=0)
-    last = tl.max(tl.where(begins, place, -1), axis=0)  # where none begins, nothing is owned
-    owned = inside & (place >= first)
-    token = tl.load(order + safe, mask=owned, other=0)
-    degree = tl.load(degrees + token, mask=owned, other=0.0)
-    belongs = owned[None, :] & (place[None, :] - first == tl.arange(0, TOKENS)[:, None])
-    partly = tl.sum(tl.where(belongs, degree[None, :], 0.0), axis=1)
-    begin += TOKENS
-    end = tl.where(last >= 0, tl.load(ends + row * kept + tl.maximum(last, 0)), begin)
-    member = belongs.to(tl.float32)
-    second = tl.program_id(2) == 1 if TOGETHER else False
-    if second:
+    last = tl.max(tl.where(begins, place, -1), axis=0)
+    if last >= 0:
+        owned = inside & (place >= first) & (place <= last)
+        here = first + number
+        belongs = owned[None, :] & (place[None, :] == here[:, None])
+        total = tl.load(totals + row * kept + here, mask=here <= last, other=1.0)
+        end = tl.load(ends + row * kept + last)
+        begin += TOKENS
         _means(
-            values + (row // heads) * value_b + (row % heads) * value_h, out_values + row * kept * D2, order,
-            degrees, token, degree, member, partly, last, first, begin, end, value_l, D2, WIDTH2, TOKENS, PRECISION,
-        )  # fmt: skip
-    else:
-        total = _means(
             keys + (row // heads) * key_b + (row % heads) * key_h, out_keys + row * kept * D, order, degrees,
-            token, degree, member, partly, last, first, begin, end, key_l, D, WIDTH, TOKENS, PRECISION,
+            token, degree, owned, belongs, here, total, last, begin, end, key_l, D, WIDTH,
         )  # fmt: skip
-        here = first + tl.arange(0, TOKENS)
-        tl.store(out_degrees + row * kept + here, total, mask=here <= last)
+        if PAIR:
+            _means(
+                values + (row // heads) * value_b + (row % heads) * value_h, out_values + row * kept * D2, order,
+                degrees, token, degree, owned, belongs, here, total, last, begin, end, value_l, D2, WIDTH2,
+            )  # fmt: skip
 
 
 def _merged(
-    tensors: tuple[torch.Tensor, ...], degrees: torch.Tensor, places: torch.Tensor, kept: int, together: bool
+    tensors: tuple[torch.Tensor, ...], degrees: torch.Tensor, places: torch.Tensor, kept: int
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    batch, heads, length, _ = tensors[0].shape
+    batch, heads, length, width = tensors[0].shape
     rows = batch * heads
     degrees, places = degrees.contiguous(), places.contiguous()
-    ends = places.new_zeros(rows, kept)
+    ends, out_degrees = places.new_zeros(rows, kept), degrees.new_zeros(batch, heads, kept)
     order, ordered = places.new_empty(2, rows, length)
     grid = (rows, triton.cdiv(length, 512))
-    _count_kernel[grid](places, ends, length, kept, TOKENS=512)
+    _count_kernel[grid](places, degrees, ends, out_degrees, length, kept, TOKENS=512)
     ends = ends.cumsum(1, dtype=torch.int32) - ends
     _list_kernel[grid](places, ends, order, ordered, length, kept, TOKENS=512)
     out = [x.new_empty(batch, heads, kept, x.shape[3]) for x in tensors]
-    out_degrees = degrees.new_empty(batch, heads, kept)
-    for first in range(0, len(tensors), 2 if together else 1):
-        now = tensors[first : first + 2] if together else tensors[first : first + 1]
-        x, other, x_out, other_out = now[0], now[-1], out[first], out[first + len(now) - 1]
-        width, width2 = x.shape[3], other.shape[3]
-        _merge_kernel[(rows, triton.cdiv(length, TOKENS), len(now))](
-            x, other, degrees, order, ordered, ends, x_out, other_out, out_degrees, length, kept, heads,
-            *x.stride()[:3], *other.stride()[:3], D=width, WIDTH=_padded(width), D2=width2, WIDTH2=_padded(width2),
-            TOKENS=TOKENS, PRECISION=precision(x, together), TOGETHER=len(now) == 2,
-        )  # fmt: skip
+    other = tensors[-1].shape[3]
+    _merge_kernel[(rows, triton.cdiv(length, OWN))](
+        tensors[0], tensors[-1], degrees, order, ordered, ends, out[0], out[-1], out_degrees, length, kept, heads,
+        *tensors[0].stride()[:3], *tensors[-1].stride()[:3], D=width, WIDTH=padded(width),
+        D2=other, WIDTH2=padded(other), TOKENS=TOKENS, OWN=OWN, PAIR=len(tensors) == 2, num_warps=WARPS,
+        maxnreg=REGISTERS,
+    )  # fmt: skip
     return out, out_degrees
-
-
-def precision(x: torch.Tensor, together: bool) -> str:
-    """Of products with rows of x in float32: shortened, as CUDA and Ascend call that, where the rows have 16 bits."""
-    return "ieee" if x.element_size() == 4 else "tf32" if together else "hf32"
 
 
 def merge_centroids(x: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int) -> torch.Tensor:
     """As the reference; the order in which float32 numbers are added may differ from call to call."""
-    return _merged((x,), degrees, places, kept, True)[0][0]
+    return _merged((x,), degrees, places, kept)[0][0]
 
 
 def merge_pair(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    degrees: torch.Tensor,
-    places: torch.Tensor,
-    kept: int,
-    together: bool = True,
+    keys: torch.Tensor, values: torch.Tensor, degrees: torch.Tensor, places: torch.Tensor, kept: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As the reference.
-
-    Args:
-        together: keys and values in one launch; triton-ascend lowers a launch for each.
-    """
-    (key_means, value_means), totals = _merged((keys, values), degrees, places, kept, together)
+    """As the reference, keys and values in one launch."""
+    (key_means, value_means), totals = _merged((keys, values), degrees, places, kept)
     return key_means, value_means, totals
-
-
-def _padded(size: int) -> int:
-    """A size that tl.arange and tl.dot take."""
-    return max(16, triton.next_power_of_2(size))

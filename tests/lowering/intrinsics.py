@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 
 HISTOGRAM = re.compile(r"hfusion\.histogram (%\w+), (\d+) : tensor<(\d+)x(i\d+)> -> tensor<\d+x(i\d+)>")
-#: Between threads of one program, of which there is one here.
-BARRIER = re.compile(r"^ *gpu\.barrier *\n", re.M)
 RUNNING_SUM = re.compile(
     r"func\.func private @(triton_cumsum_\d+)\(tensor<(\d+)x(i\d+|f\d+)>, i32, i1\) -> tensor<[^>]*>"
 )
@@ -29,7 +27,7 @@ def with_bodies(linalg: str) -> str:
     def summed(found: re.Match[str]) -> str:
         return _running_sum(*found.groups())
 
-    code = RUNNING_SUM.sub(summed, HISTOGRAM.sub(counted, BARRIER.sub("", linalg)))
+    code = RUNNING_SUM.sub(summed, HISTOGRAM.sub(counted, linalg))
     end = code.rindex("}")
     return code[:end] + "".join(functions.values()) + code[end:]
 

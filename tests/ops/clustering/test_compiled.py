@@ -33,7 +33,7 @@ for dtype in (torch.bfloat16,):
         triton_merge.merge_pair(keys, keys, degrees, meta(1, 32, 2048, dtype=torch.int32), 1300)
     every = [*old.items(), *((f"products {name}", kernel) for name, kernel in kernels.items())]
     found[str(dtype)] = {n: [kernel.metadata.shared, "ld.local" in kernel.asm["ptx"]] for n, kernel in every}
-    assert "wgmma" in kernels["_match_kernel"].asm["ptx"]
+    assert "wgmma" in kernels["_pass_kernel"].asm["ptx"]
 print(json.dumps(found))
 """
 
@@ -47,7 +47,7 @@ def test_compiles() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     for kernels in json.loads(done.stdout).values():
         old = {"_start_kernel", "_match_kernel", "_join_kernel", "_place_kernel", "_add_kernel"}
-        new = ("start", "match", "rank", "join", "follow", "count", "list", "merge")
+        new = ("start", "centre", "pass", "follow", "count", "list", "merge")
         assert old | {f"products _{name}_kernel" for name in new} == set(kernels)
         for name, (shared, spilled) in kernels.items():
             assert shared <= 100_000, f"{name} takes {shared} bytes of shared memory"
