@@ -22,6 +22,7 @@ from bench_20m import CUT, SHARES, holding, rank_of, read_questions, timed
 from bench_20m_texts import make_texts
 
 import npukv
+from npukv.environment import environment
 from npukv.parallel.ranks import ALONE
 from npukv.parallel.tokens import open_tokens
 from npukv.relevance.plan import make_plan
@@ -90,6 +91,7 @@ def main() -> None:
 
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     lm = npukv.load(device=chosen.device)
+    keep("environment", environment())
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         make_texts(sorted(chosen.data.glob("train_*.jsonl.xz")), work, lm.tokenizer, int(chosen.tokens), chosen.each)
