@@ -137,7 +137,7 @@ def test_from_command_to_cache(
     folder = save_model("llama", seed=4)
     out = tmp_path / "codes.safetensors"
     command = ["--model", str(folder), "--text", str(book), "--out", str(out), "--device", "cpu", "--dtype", "float32"]
-    command += ["--contexts", "2", "--measured", "2", "--length", "256", "--steps", "30", "--bits", "64"]
+    command += ["--contexts", "2", "--measured", "2", "--length", "384", "--steps", "30", "--bits", "64"]
     train_hash.main(command)
     assert "kl, 64 bits" in capsys.readouterr().out
     lm = npukv.load(folder, device="cpu", dtype="float32")
