@@ -240,7 +240,7 @@ def stream_scores(
 
     Args:
         only: the segments to score, ascending; None = all.
-        as_all: score those in batches as large as if all were scored, filled up with others: products of another shape
+        as_all: score those in batches as large as if all were scored, filled up with copies: products of another shape
             differ in the last bits, and near ties with them.
         forward: as of `score_segments`.
         ranks: of several, each yields its own share; what was resumed comes from rank 0.
@@ -264,18 +264,19 @@ def stream_scores(
                 yield ScoredBatch(i, tuple(found), measured, resumed=True)
         # Batches are of equal shape: a smaller last one is filled up, so it must not be small.
         count = len(plan.segments) if as_all else len(wanted)
-        size = min(batch, count) if batch else _even(count, _remembered_size(journal) or _default_size(lm, plan))
+        most = batch or _remembered_size(journal) or _default_size(lm, plan)
+        size = min(batch, count) if batch else _even(count, most)
         # All ranks take rank 0's size, so that the batches, and with them the scores' last bits, are the same for any
         # number of ranks; and share what is left.
         ranks.note(0, last=True)
-        size, done = ranks.agree((size, [set(scored) for scored in known]), "share the segments")
+        size, most, done = ranks.agree((size, most, [set(scored) for scored in known]), "share the segments")
         if reading is not None and ranks.size > 1:  # kernels differ in the last bits, too
             reading.settle(ranks.agree(reading.kernel(size, read_at_once) if ranks.first else "", "choose a kernel"))
         costs = [_missing(wanted[at : at + size], done) for at in range(0, len(wanted), size)]
         share = shares(costs, ranks.size)[ranks.rank]
         mine = wanted[share.start * size : share.stop * size]
         report = _reporter(plan, mine, wanted, progress, ranks)
-        yield from _stream(lm, plan, mine, size, done, journal, report, reading)
+        yield from _stream(lm, plan, mine, size, most, done, journal, report, reading)
     finally:
         if journal is not None:
             journal.close()
@@ -314,12 +315,16 @@ def _stream(
     plan: Plan,
     mine: Sequence[int],
     size: int,
+    most: int,
     done: list[set[int]],
     journal: Journal | None,
     report: Callable[[int], None],
     forward: FastForward | None,
 ) -> Iterator[ScoredBatch]:
-    """Score one rank's segments, in batches of at most `size`."""
+    """Score one rank's segments, in batches of `size`.
+
+    What the journal remembers is how many rows may be read at once, `most`, and not how few a shortlist came to.
+    """
     keys = plan.keys()
     position = 0
     while position < len(mine):
@@ -329,11 +334,11 @@ def _stream(
         except Exception as error:
             if not lm.device.is_out_of_memory(error) or size == 1:
                 raise
-            size = (size + 1) // 2
+            size = most = (size + 1) // 2
             lm.device.release_memory()
             continue
-        if journal is not None and journal.recall("batch") != str(size):
-            journal.remember("batch", str(size))
+        if journal is not None and journal.recall("batch") != str(most):
+            journal.remember("batch", str(most))
         position += len(chunk)
         report(position)
 

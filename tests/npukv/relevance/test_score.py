@@ -154,6 +154,16 @@ def test_batches_are_alike_and_some_segments_go_in_batches_of_all(llama: Any, te
         np.testing.assert_allclose(getattr(alone, name)[some], exact, atol=1e-4)
 
 
+def test_a_shortlist_leaves_the_directory_no_small_batches(llama: Any, text: str, tmp_path: Path) -> None:
+    plan = make_plan(llama, as_tokens(llama, text), (QUESTION,), segment=50, horizon=2)
+    with measuring(lambda *_: None) as went, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "batch_size", lambda *_: 8)
+        score_plan(llama, plan, only=np.array([2, 3, 11]), run=tmp_path)
+        score_plan(llama, plan, run=tmp_path)
+    count = len(plan.segments)
+    assert [rows for rows, _ in went] == [3, *[-(-count // -(-count // 8))] * -(-count // 8)]
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")]
 )
