@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from bundled_data import BOS, works
+from bundled_wordings import ask_in_kept_back_forms
 from tokenizers import Tokenizer
 
 from npukv.errors import InputError
@@ -227,12 +228,15 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--characters", type=int, help="of each work for bits per byte; default all")
+    parser.add_argument("--kept-back", action="store_true", help="in sentences by the hands that wrote training's")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not (options.model / "model.safetensors").exists():
         sys.exit(f"no model.safetensors in {options.model}")
     from transformers import AutoModelForCausalLM
 
+    if options.kept_back:
+        ask_in_kept_back_forms()
     dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).to(options.device).eval()
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))

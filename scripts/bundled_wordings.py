@@ -1,33 +1,38 @@
 """Forms of facts, questions, and beginnings of answers written by hand, from the files of scripts/wordings.
 
 A file holds sections in brackets, named as in npukv.evaluation.templates, and a form per line. `former.txt` holds the
-held-out forms of earlier versions: they were looked at, and are training material since.
+held-out forms of earlier versions: they were looked at, and are training material since. Of the other files about every
+tenth line is kept back from training: what the model makes of forms by the same hands, which it has not seen.
 """
 
 from __future__ import annotations
 
+import zlib
 from functools import cache
 from pathlib import Path
 
 from npukv.evaluation import templates
 
 FOLDER = Path(__file__).parent / "wordings"
+FORMER = "former.txt"
+KEPT_BACK = 10  # one line in so many
 
 
 @cache
-def read_forms(folder: Path = FOLDER) -> dict[str, tuple[str, ...]]:
-    """Section -> its lines in all files, each once and none of them held out.
+def read_forms(folder: Path = FOLDER, kept_back: bool = False) -> dict[str, tuple[str, ...]]:
+    """Section -> its lines in all files, each once and none of them held out: those to train on, or those kept back.
 
-    Sections "ATTRIBUTES kind" hold attributes, "VERBS" the four forms of a verb.
+    Sections "ATTRIBUTES kind" hold attributes, "VERBS" the four forms of a verb; of these nothing is kept back.
     """
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.txt")):
         section = ""
         for line in path.read_text(encoding="utf-8").splitlines():
+            line = line.strip()
             if line.startswith("[") and line.endswith("]"):
                 section = line[1:-1]
-            elif line.strip():
-                found.setdefault(section, []).append(line.strip())
+            elif line and kept_back == (path.name != FORMER and zlib.crc32(line.lower().encode()) % KEPT_BACK == 0):
+                found.setdefault(section, []).append(line)
     held = {name: _held_out(name) for name in found}
     return {
         name: tuple(line for line in dict.fromkeys(lines) if line.lower() not in held[name])
@@ -43,3 +48,14 @@ def _held_out(section: str) -> set[str]:
     if not isinstance(forms, dict):  # sentences that tell nothing are not split
         return set()
     return {(" ".join(form) if name == "VERBS" else form).lower() for form in forms["held-out"]}
+
+
+def ask_in_kept_back_forms() -> None:
+    """From here on this process, and those it forks, draws held-out facts in the forms kept back.
+
+    Attributes and verbs stay the held-out ones.
+    """
+    for section, forms in read_forms(kept_back=True).items():
+        table = getattr(templates, section)
+        if isinstance(table, dict):
+            table["held-out"] = forms

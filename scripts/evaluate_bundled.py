@@ -32,6 +32,7 @@ from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the worker processes are the parallelism
 
+from bundled_wordings import ask_in_kept_back_forms
 from evaluate_work import (
     OVERLAP,
     SEGMENT,
@@ -273,6 +274,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=225, help="after so long, no further round of d begins")
     parser.add_argument("--level-seconds", type=float, default=60, help="scoring time of each level of b")
     parser.add_argument("--levels", default="easy,hard,decoy", help="levels of b")
+    parser.add_argument("--kept-back", action="store_true", help="in sentences by the hands that wrote training's")
     parser.add_argument("--no-novels", action="store_true", help="leave bits per byte out of a")
     parser.add_argument("--quick", action="store_true", help="a few samples at small sizes, to prove every path")
     return parser.parse_args()
@@ -287,6 +289,8 @@ def main() -> None:
     if chosen.quick:
         n, ruler_n, segments, long_tokens, each, ruler_tokens = 4, 1, 12, 20_000, 1, 8_192
 
+    if chosen.kept_back:
+        ask_in_kept_back_forms()
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(chosen.model)
