@@ -25,15 +25,15 @@ from npukv.ops.hashing.triton_select import _bounds
 
 #: Programs over all rows, at most PIECES of one row, that draw PART tokens each.
 BEGIN = {"PROGRAMS": 264, "PIECES": 16, "PART": 256, "num_warps": 4}
-#: Programs, most of a row, tokens per step; how the list is counted at its end: "atomics" or "histogram".
-SIFT = {"PROGRAMS": 528, "SPLITS": 64, "BLOCK": 1024, "COUNT": "atomics"}
+#: Programs, most of a row, tokens per step, warps; how the list is counted at its end: "atomics" or "histogram".
+SIFT = {"PROGRAMS": 528, "SPLITS": 64, "BLOCK": 1024, "COUNT": "atomics", "num_warps": 4}
 #: Programs, listed tokens per step, warps and stages; whether shares are equal, or each program serves one list.
 ATTEND = {"PROGRAMS": 528, "BLOCK": 32, "num_warps": 1, "STAGES": 3, "EQUAL": True}
 #: The last program of a row merges, in place of a launch.
 LAST = False
 #: Launches begin while the one before them ends (programmatic dependent launch).
 EARLY = False
-MARGIN, WINDOW, MOST_BINS, WORDS = 6.0, 64, 512, 4
+MARGIN, WINDOW, MOST_BINS, WORDS = 6.0, 64, 128, 4
 
 
 @triton.jit
@@ -82,9 +82,10 @@ def _begin_kernel(
     q_b, q_h, k_b, k_h, v_b, v_h, capacity, kv_heads, budget, sink, recent,
     GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, D_LIMIT: tl.constexpr, WORDS: tl.constexpr,
     WIDE: tl.constexpr, PLANES: tl.constexpr, WITH_START: tl.constexpr, PIECES: tl.constexpr, PART: tl.constexpr,
-    BINS: tl.constexpr, SHIFT: tl.constexpr, WINDOW: tl.constexpr, EARLY: tl.constexpr,
+    BINS: tl.constexpr, WINDOW: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """sample [rows, PIECES, BINS]: counted pulls >> SHIFT; masks [rows, 2 PLANES, WORDS]; zeros to totals, arrived."""
+    """sample [rows, PIECES, BINS]: counted pulls, the last bin those from it on; masks [rows, 2 PLANES, WORDS]; zeros
+    to totals, arrived."""
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
@@ -128,7 +129,7 @@ def _begin_kernel(
     one = tl.minimum(capacity, 1)
     score = scoring._pulled(codes, pull, to_one, one, PLANES, PART, True)
     bins = tl.arange(0, BINS)
-    counted = tl.histogram(tl.minimum(score >> SHIFT, BINS - 1), BINS)
+    counted = tl.histogram(tl.minimum(score, BINS - 1), BINS)
     tl.store(sample_ptr + (row * PIECES + piece) * BINS + bins, counted)
     if piece == 0:
         for p in tl.static_range(PLANES):
@@ -172,7 +173,7 @@ def _sift_kernel(
     masks_ptr, sample_ptr, codes_ptr, length_ptr, start_ptr, list_ptr, fine_ptr, totals_ptr, listed_ptr, cutoff_ptr,
     capacity, kv_heads, budget, sink, recent, room, largest,
     WORDS: tl.constexpr, PLANES: tl.constexpr, SPLITS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr,
-    MARGIN: tl.constexpr, PIECES: tl.constexpr, PART: tl.constexpr, BINS: tl.constexpr, SHIFT: tl.constexpr,
+    MARGIN: tl.constexpr, PIECES: tl.constexpr, PART: tl.constexpr, BINS: tl.constexpr,
     BLOCK: tl.constexpr, GUARD: tl.constexpr, ATOMICS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """list [rows, SPLITS, room]: pull << 16 | place, of pulls up to the row's cutoff, ascending places.
@@ -204,7 +205,7 @@ def _sift_kernel(
     expected = tl.maximum(need, 0).to(tl.float32) * (PIECES * PART) / tl.maximum(free, 1).to(tl.float32)
     rank = (expected + MARGIN * tl.sqrt(expected)).to(tl.int32) + 10
     cutoff = tl.sum((tl.cumsum(counted, 0) < rank).to(tl.int32), 0)
-    cutoff = tl.minimum((cutoff + 1 << SHIFT) - 1, largest)
+    cutoff = tl.where(cutoff < BINS - 1, tl.minimum(cutoff, largest), largest)  # the last bin holds all from it on
     cutoff = tl.where(need < free, cutoff, largest)
     cutoff = tl.where(need > 0, cutoff, -1)
     list_row = list_ptr + (row * SPLITS + split) * room
@@ -277,13 +278,12 @@ def hash_decode(
     pieces = 1 << pieces.bit_length() - 1
     largest = group * words * 32 // (2 - group % 2)
     bins = min(MOST_BINS, triton.next_power_of_2(largest))
-    shift = (triton.next_power_of_2(largest) // bins).bit_length() - 1
     splits, room = plan(rows, capacity)
     new = codes.new_empty
     asked, masks, sample = new(batch, heads, words), new(rows, 2 * count, words), new(rows, pieces, bins)
     arrived, cutoff, totals = new(rows), new(rows), new(rows, WINDOW)
     sizes = {"WORDS": words, "PLANES": count, "WITH_START": start is not None, "WINDOW": WINDOW, "EARLY": EARLY}
-    drawn = {"PIECES": pieces, "PART": BEGIN["PART"], "BINS": bins, "SHIFT": shift}
+    drawn = {"PIECES": pieces, "PART": BEGIN["PART"], "BINS": bins}
     after = {"launch_pdl": True} if EARLY else {}
     _begin_kernel[(rows, pieces)](
         query, key, value, weights, keys, values, codes, slot, length, start, asked, masks, sample, totals, arrived,
@@ -301,7 +301,7 @@ def hash_decode(
         masks, sample, codes, length, start, lists, fine, totals, listed, cutoff,
         capacity, kv_heads, *bounds, room, largest,
         MARGIN=MARGIN, BLOCK=SIFT["BLOCK"], GUARD=capacity < SIFT["BLOCK"], ATOMICS=SIFT["COUNT"] == "atomics",
-        **sizes, **drawn, num_warps=4, **after,
+        **sizes, **drawn, num_warps=SIFT["num_warps"], **after,
     )  # fmt: skip
     if stop == "sift":
         return out, lse

@@ -42,35 +42,34 @@ SHAPES = (
 TOY = (Shape(1, 2, 1, 300, 32, aim=5),)
 #: Settings by axis; a shape without its own list of axes tries all.
 AXES: dict[str, dict[str, dict[str, Any]]] = {
-    "early": {"early": {"EARLY": True}},
-    "warps": {
-        "2 warps": {"ATTEND": {"num_warps": 2}},
-        "2 warps, block 64, 2 stages": {"ATTEND": {"num_warps": 2, "BLOCK": 64, "STAGES": 2}},
-        "4 warps": {"ATTEND": {"num_warps": 4}},
-        "4 warps, block 64, 2 stages": {"ATTEND": {"num_warps": 4, "BLOCK": 64, "STAGES": 2}},
-        "last merges": {"ATTEND": {"num_warps": 4}, "LAST": True},
-        "264, last merges": {"ATTEND": {"num_warps": 4, "PROGRAMS": 264}, "LAST": True},
+    "sample": {
+        "8 pieces": {"BEGIN": {"PIECES": 8}},
+        "8 pieces of 512": {"BEGIN": {"PIECES": 8, "PART": 512}},
+        "16 pieces of 512": {"BEGIN": {"PART": 512}},
+        "32 pieces": {"BEGIN": {"PIECES": 32}},
+        "32 pieces of 512": {"BEGIN": {"PIECES": 32, "PART": 512}},
+        "32 pieces of 512, margin 5": {"BEGIN": {"PIECES": 32, "PART": 512}, "MARGIN": 5.0},
     },
     "attend": {
-        "264": {"ATTEND": {"PROGRAMS": 264}},
-        "1056": {"ATTEND": {"PROGRAMS": 1056}},
+        "1 stage": {"ATTEND": {"STAGES": 1}},
         "2 stages": {"ATTEND": {"STAGES": 2}},
-        "own lists": {"ATTEND": {"EQUAL": False}},
+        "block 64, 1 stage": {"ATTEND": {"STAGES": 1, "BLOCK": 64}},
+        "block 64, 2 stages": {"ATTEND": {"STAGES": 2, "BLOCK": 64}},
+        "1056, 1 stage": {"ATTEND": {"PROGRAMS": 1056, "STAGES": 1}},
+        "block 16, 3 stages": {"ATTEND": {"BLOCK": 16}},
+        "2 warps, block 64, 2 stages": {"ATTEND": {"num_warps": 2, "BLOCK": 64, "STAGES": 2}},
+        "own lists, block 64, 1 stage": {"ATTEND": {"EQUAL": False, "BLOCK": 64, "STAGES": 1}},
     },
     "sift": {
         "block 512": {"SIFT": {"BLOCK": 512}},
-        "block 2048": {"SIFT": {"BLOCK": 2048}},
         "32 splits": {"SIFT": {"SPLITS": 32}},
         "histogram": {"SIFT": {"COUNT": "histogram"}},
+        "8 warps": {"SIFT": {"num_warps": 8}},
+        "8 warps, 32 splits": {"SIFT": {"num_warps": 8, "SPLITS": 32}},
     },
-    "sample": {
-        "8 pieces": {"BEGIN": {"PIECES": 8}},
-        "32 pieces": {"BEGIN": {"PIECES": 32}},
-        "parts of 128": {"BEGIN": {"PART": 128}},
-        "parts of 512": {"BEGIN": {"PART": 512}},
-    },
+    "early": {"early": {"EARLY": True}},
 }
-FEW = ("early", "warps")
+FEW = ("sample", "attend")
 ODD: tuple[dict[str, Any], ...] = (
     {}, {"MARGIN": -8.0}, {"WINDOW": 4}, {"SIFT": {"COUNT": "histogram"}}, {"ATTEND": {"EQUAL": False}},
     {"LAST": True, "ATTEND": {"num_warps": 4}}, {"EARLY": True},
@@ -266,7 +265,7 @@ def shape_entry(which: int, shape: Shape, device: Any, toy: bool, leave: Callabl
 
 
 def compile_all(out: Path, started: float) -> dict[str, str]:
-    jobs = [f"{which},{part},{4 if which < 2 else 1}" for which in range(4) for part in range(4 if which < 2 else 1)]
+    jobs = [f"{which},{part},{3 if which < 2 else 2}" for which in range(4) for part in range(3 if which < 2 else 2)]
     jobs += [f"{len(SHAPES)},{part},{len(ODD)}" for part in range(len(ODD))]
     program = [sys.executable, "-W", "ignore", __file__, "--out", str(out), "--warm"]
     running = [

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from npukv.errors import ModelError
 from npukv.language_model import LanguageModel
@@ -16,8 +17,12 @@ from npukv.relevance.measures import Measured
 #: (ids [b, S], cache, keep) -> logits [b, keep, V] at the last positions.
 Forward = Callable[[torch.Tensor, Any, int], torch.Tensor]
 
+#: cuDNN's attention of one query to many keys adds up in another order at every call: last bits differed (H200).
+REPEATABLE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
 
 @torch.inference_mode()
+@sdpa_kernel(REPEATABLE)
 def measure_batch(
     lm: LanguageModel,
     segments: np.ndarray,

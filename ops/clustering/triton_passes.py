@@ -15,9 +15,9 @@ import triton.language as tl
 from npukv.ops.clustering.triton_rows import columns, padded
 from npukv.ops.clustering.triton_start import prepare
 
-#: Of a pass: sources and targets at a time when matched, targets and those who leave when joined, warps and registers,
-#: so that two programs share a multiprocessor.
-SOURCES, TARGETS, JOIN, LEAVING, WARPS, REGISTERS = 256, 64, 64, 128, 8, 128
+#: Of a pass: sources and targets at a time when matched, targets and those who leave when joined, warps, registers and
+#: stages of loads, so that several programs share a multiprocessor.
+SOURCES, TARGETS, JOIN, LEAVING, WARPS, REGISTERS, STAGES = 256, 64, 64, 128, 8, 128, 3
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
 VARYING = ("length", "held", "size", "chunks", "merges", "passes", "each")
 
@@ -306,7 +306,7 @@ def cluster(
                 length, held, size, chunks, merges, rows * length, typical, D=width, WIDTH=padded(width),
                 SOURCES=sources, TARGETS=targets, JOIN=min(JOIN, half), HALF=half, LEAVING=min(LEAVING, half),
                 ONCE=-(-merges // chunks) <= LEAVING, FULL=size // 2 % max(sources, targets) == 0, FIRST=number == 0,
-                LAST=last, STAGE=stage, num_warps=WARPS, maxnreg=REGISTERS,
+                LAST=last, STAGE=stage, num_warps=WARPS, maxnreg=REGISTERS, num_stages=STAGES,
             )  # fmt: skip
         held -= merges
     places = keys.new_empty(batch, heads, length, dtype=torch.int32)

@@ -138,6 +138,19 @@ def test_lookahead_goes_on_from_the_cache(llama: Any, text: str) -> None:
     assert read[1:] == [1] * 3
 
 
+def test_no_attention_that_adds_up_in_another_order_every_time(llama: Any, text: str) -> None:
+    """Else a resumed run differs from a whole one, and two cards from one, in last bits."""
+    allowed: list[bool] = []
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    hook = llama.model.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    try:
+        npukv.score_segments(llama, text[:300], QUESTION, segment=40, horizon=4, batch=100)
+    finally:
+        hook.remove()
+    assert allowed and not any(allowed)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
 def in_closed_form(logit: float, vocabulary: int) -> tuple[float, float]:
     """-log p of the token with that logit where all others have 0, and the entropy, in nats."""
     total = math.exp(logit) + vocabulary - 1

@@ -232,7 +232,13 @@ def test_on_a_card(kind: torch.dtype, rows: int) -> None:
         got = function(*placed, torch.bfloat16).cpu().double()
         assert ((got - exact).abs() <= 0.02 * exact.abs().max()).all()
     codes, scale = quantise_rows(normal(rows, 256, seed=rows).cuda(), kind)
-    assert torch.equal(codes.cpu().float(), host[0].float()) and torch.equal(scale.cpu(), host[1])
+    # a card divides by a constant as a product with its inverse, so that last bits of the scale differ
+    torch.testing.assert_close(scale.cpu(), host[1], rtol=2.0**-22, atol=0.0)
+    back = codes.cpu().double() * scale.cpu().double()[:, None]
+    step = 1.0 if kind == torch.int8 else 32.0  # between neighbours, at the type's upper end
+    other = host[0].double() * host[1].double()[:, None]
+    assert ((back - other).abs() <= 1.001 * step * host[1].double()[:, None]).all()
+    assert (codes.cpu().float() == host[0].float()).double().mean() > 0.999
 
 
 @needs_card
