@@ -38,65 +38,19 @@ def _scored_again(
     return found
 
 
-@triton.jit
-def _merged(
-    outs, lses, out, lse, parts, rows_all, first_row,
-    GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr,
-):  # fmt: skip
-    """The partials of a group's queries, as attention's own merge."""
-    column = tl.arange(0, PADDED)
-    in_width = column < WIDTH
-    for g in tl.static_range(GROUP):
-        row = first_row + g
-        most = tl.full([1], float("-inf"), tl.float32)
-        total = tl.zeros([1], tl.float32)
-        mean = tl.zeros([PADDED], tl.float32)
-        for start in range(0, parts, PARTS):
-            part = start + tl.arange(0, PARTS)
-            there = part < parts
-            each = tl.load(lses + part * rows_all + row, mask=there, other=float("-inf"))
-            place = (part.to(tl.int64) * rows_all + row)[:, None] * WIDTH + column[None, :]
-            partial = tl.load(outs + place, mask=there[:, None] & in_width[None, :], other=0.0)
-            now = tl.maximum(most, tl.max(each, axis=0))
-            base = tl.where(now == float("-inf"), 0.0, now)
-            shrink = tl.exp2((most - base) * 1.4426950408889634)
-            weights = tl.exp2((each - base) * 1.4426950408889634)
-            total = total * shrink + tl.sum(weights, axis=0)
-            mean = mean * shrink + tl.sum(weights[:, None] * partial, axis=0)
-            most = now
-        none = total == 0.0
-        safe = tl.where(none, 1.0, total)
-        tl.store(out + row * WIDTH + column, (mean / safe).to(out.dtype.element_ty), mask=in_width)
-        sums = tl.where(none, float("-inf"), most + tl.log2(safe) * 0.6931471805599453)
-        tl.store(lse + row + tl.arange(0, 1), sums)
-
-
-@triton.jit
-def _merge_kernel(
-    outs, lses, out, lse, parts, rows_all,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
-    _merged(outs, lses, out, lse, parts, rows_all, tl.program_id(0).to(tl.int64), 1, WIDTH, PADDED, PARTS)
-
-
 @triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
 def _attend_kernel(
-    query_codes_ptr, codes_ptr, list_ptr, fine_ptr, totals_ptr, listed_ptr, cutoff_ptr, chosen_ptr, arrived_ptr,
-    length_ptr, start_ptr,
-    query, key, value, outs, lses, out, lse, scale,
+    query_codes_ptr, codes_ptr, list_ptr, fine_ptr, totals_ptr, listed_ptr, cutoff_ptr, chosen_ptr, length_ptr,
+    start_ptr, query, key, value, outs, lses, scale,
     query_b, query_h, key_b, key_h, key_c, value_b, value_h, value_c,
     capacity, kv_heads, budget, sink, recent, room, rows_all,
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, SPLITS: tl.constexpr,
     LEVELS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
-    ROWS: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, EQUAL: tl.constexpr,
-    PARTS: tl.constexpr, LAST: tl.constexpr, EARLY: tl.constexpr, ALONE: tl.constexpr,
+    ROWS: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr, TILE_LEVELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A share of a row's listed tokens, and attention to the chosen ones: outs [parts, B, Hq, 1, D], lses without D.
 
-    With LAST the program of a row that ends last merges them into out and lse. `chosen` is scratch. ALONE: one warp,
-    which gathers from its own registers.
+    `chosen` is scratch for where the sample misled. For one warp, which gathers from its own registers.
     """
     part, parts = tl.program_id(0), tl.num_programs(0)
     row = tl.program_id(1).to(tl.int64)
@@ -110,9 +64,6 @@ def _attend_kernel(
         mask=real[:, None] & in_width[None, :], other=0.0,
     )  # fmt: skip
     begin, end = _bounds(length_ptr, start_ptr, batch, capacity, WITH_START)
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     fine, stretch = tl.arange(0, WINDOW), tl.arange(0, SPLITS)
     binned = tl.load(totals_ptr + row * WINDOW + fine)  # from the cutoff down
     listed = tl.load(listed_ptr + row * SPLITS + stretch)
@@ -144,10 +95,6 @@ def _attend_kernel(
     share = tl.cdiv(total, parts)
     first = part * share
     last = tl.minimum(first + share, total)
-    if not EQUAL:  # the list of its own number, and the first one's also the sink and recent tokens
-        own = tl.sum(tl.where(stretch == part, before.to(tl.int64) << 32 | listed, 0), 0)
-        first = tl.where(misled, first, tl.where(part == 0, 0, forced + (own >> 32).to(tl.int32)))
-        last = tl.where(misled, last, forced + (own >> 32).to(tl.int32) + (own & 0xFFFFFFFF).to(tl.int32))
     mine = (first - forced < edge_before + edge_length) & (last - forced > edge_before)
     list_row = list_ptr + row * SPLITS * room
     if mine & (skipped > 0) & (misled == 0):
@@ -168,26 +115,20 @@ def _attend_kernel(
         first, forced, threshold = 0, 0, 0
         before = tl.where(stretch == 0, 0, 1 << 24)  # more than there are
         list_row = chosen
-    begins = before << 6 | stretch  # of a row's 64 lists at most, and 2 ** 21 tokens
 
     most = tl.full([ROWS], float("-inf"), tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
     mean = tl.zeros([ROWS, PADDED], tl.float32)
     key_head = key + batch * key_b + head * key_h
     value_head = value + batch * value_b + head * value_h
-    for at in tl.range(first, last, BLOCK, num_stages=STAGES):
-        index = at + tl.arange(0, BLOCK)
+    for at in range(first, last, TILE):
+        index = at + tl.arange(0, TILE)
         free_one = index - forced  # the sink tokens, then the recent ones, then those of the lists
-        if ALONE:  # the list: the last one that begins at or before the item
-            of = tl.zeros([BLOCK], tl.int32)
-            for b in tl.static_range(LEVELS):
-                middle = of + (SPLITS >> (b + 1))
-                of = tl.where(tl.gather(before, middle, 0) <= free_one, middle, of)
-            offset = of * room + free_one - tl.gather(before, of, 0)
-        else:
-            last_of = tl.max(tl.where(begins[None, :] <= (free_one << 6 | 63)[:, None], begins[None, :], 0), 1)
-            of = last_of & 63
-            offset = of * room + free_one - (last_of >> 6)
+        of = tl.zeros([TILE], tl.int32)  # the list: the last one that begins at or before the item
+        for b in tl.static_range(LEVELS):
+            middle = of + (SPLITS >> (b + 1))
+            of = tl.where(tl.gather(before, middle, 0) <= free_one, middle, of)
+        offset = of * room + free_one - tl.gather(before, of, 0)
         in_list = (index < last) & (free_one >= 0)
         item = tl.load(list_row + tl.where(in_list, offset, 0), mask=in_list, other=0)
         position = tl.where(misled, item, lowest + of * chunk + (item & 0xFFFF))
@@ -195,31 +136,33 @@ def _attend_kernel(
         taken = in_list & ((score < threshold) | ((score == threshold) & (position >= since)))
         sure = (free_one < 0) & (index < last)
         position = tl.where(sure, tl.where(index < sinks, begin + index, end - forced + index), position)
-        taken = taken | sure
-        place = tl.where(taken, position, 0).to(tl.int64)
-        loaded = taken[:, None]
-        if WIDTH != PADDED:
-            loaded = loaded & in_width[None, :]
-        k = tl.load(key_head + place[:, None] * key_c + safe_column[None, :], mask=loaded, other=0.0)
-        v = tl.load(value_head + place[:, None] * value_c + safe_column[None, :], mask=loaded, other=0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * 1.4426950408889634)
-        scores = tl.where(taken[None, :], scores, float("-inf"))
-        now = tl.maximum(most, tl.max(scores, axis=1))
-        base = tl.where(now == float("-inf"), 0.0, now)
-        shrink = tl.exp2(most - base)
-        weights = tl.exp2(scores - base[:, None])
-        weight = weight * shrink + tl.sum(weights, axis=1)
-        mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        most = now
+        running = tl.cumsum((taken | sure).to(tl.int32), 0)
+        found = tl.max(running, 0)
+        for rank in range(0, found, BLOCK):
+            one = rank + tl.arange(0, BLOCK)
+            present = one < found
+            low = tl.zeros([BLOCK], tl.int32)  # the item with so many taken ones before it
+            for b in tl.static_range(TILE_LEVELS):
+                middle = low + (TILE >> (b + 1))
+                low = tl.where(tl.gather(running, middle - 1, 0) <= one, middle, low)
+            place = tl.where(present, tl.gather(position, low, 0), 0).to(tl.int64)
+            loaded = present[:, None]
+            if WIDTH != PADDED:
+                loaded = loaded & in_width[None, :]
+            k = tl.load(key_head + place[:, None] * key_c + safe_column[None, :], mask=loaded, other=0.0)
+            v = tl.load(value_head + place[:, None] * value_c + safe_column[None, :], mask=loaded, other=0.0)
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * 1.4426950408889634)
+            scores = tl.where(present[None, :], scores, float("-inf"))
+            now = tl.maximum(most, tl.max(scores, axis=1))  # at least one is present: never -inf
+            shrink = tl.exp2(most - now)
+            weights = tl.exp2(scores - now[:, None])
+            weight = weight * shrink + tl.sum(weights, axis=1)
+            mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+            most = now
     none = weight == 0.0
     safe_weight = tl.where(none, 1.0, weight)
     mean = mean / safe_weight[:, None]
     sums = tl.where(none, float("-inf"), (most + tl.log2(safe_weight)) * 0.6931471805599453)
-    first_row = batch * kv_heads * GROUP + head * GROUP
     out_row = part.to(tl.int64) * rows_all + batch * kv_heads * GROUP + query_head
     tl.store(outs + out_row[:, None] * WIDTH + safe_column[None, :], mean, mask=real[:, None] & in_width[None, :])
     tl.store(lses + out_row, sums, mask=real)
-    if LAST:
-        tl.debug_barrier()  # all of it is written before the program counts as arrived
-        if tl.atomic_add(arrived_ptr + row, 1, sem="acq_rel") == parts - 1:
-            _merged(outs, lses, out, lse, parts, rows_all, first_row, GROUP, WIDTH, PADDED, PARTS)

@@ -4,8 +4,9 @@
    of which leaves the counts of its part. The operators' first launch scores a smaller sample in every program.
 2. sift: the cutoff from those counts; then the codes, the next step's while this one's are scored. A token up to the
    cutoff is listed and counted. The first step's codes are on their way before anything else is known.
-3. attend: the exact threshold from the row's counts, then an equal share of the row's listed tokens: keys and values
-   are loaded straight from the lists. With LAST the last program of a row to end merges; else a fourth launch does.
+3. attend: the exact threshold from the row's counts, then an equal share of the row's listed tokens: which of them are
+   chosen, and keys and values of these alone. Programs of one warp, that gather from their own registers.
+4. merge: attention's own.
 
 Exact whatever the sample says: see ops/hashing/triton_attend.py, whose lists, counts and second chance these are. For
 codes of 128 bits and groups of up to 8 queries.
@@ -24,15 +25,11 @@ from npukv.ops.hashing import triton_sift as sifting
 from npukv.ops.hashing.triton_select import _bounds
 
 #: Programs over all rows, at most PIECES of one row, that draw PART tokens each.
-BEGIN = {"PROGRAMS": 264, "PIECES": 16, "PART": 256, "num_warps": 4}
+BEGIN = {"PROGRAMS": 2048, "PIECES": 32, "PART": 256, "num_warps": 4}
 #: Programs, most of a row, tokens per step, warps; how the list is counted at its end: "atomics" or "histogram".
-SIFT = {"PROGRAMS": 528, "SPLITS": 64, "BLOCK": 1024, "COUNT": "atomics", "num_warps": 4}
-#: Programs, listed tokens per step, warps and stages; whether shares are equal, or each program serves one list.
-ATTEND = {"PROGRAMS": 528, "BLOCK": 32, "num_warps": 1, "STAGES": 3, "EQUAL": True}
-#: The last program of a row merges, in place of a launch.
-LAST = False
-#: Launches begin while the one before them ends (programmatic dependent launch).
-EARLY = False
+SIFT = {"PROGRAMS": 528, "SPLITS": 64, "BLOCK": 1024, "COUNT": "histogram", "num_warps": 4}
+#: Programs, listed tokens looked at and keys loaded per step, stages.
+ATTEND = {"PROGRAMS": 1056, "TILE": 64, "BLOCK": 32, "STAGES": 1}
 MARGIN, WINDOW, MOST_BINS, WORDS = 6.0, 64, 128, 4
 
 
@@ -78,16 +75,14 @@ def _masks(masks_ptr, row, PLANES: tl.constexpr, WORDS: tl.constexpr):
 @triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
 def _begin_kernel(
     query_ptr, key_ptr, value_ptr, weights_ptr, keys_ptr, values_ptr, codes_ptr, slot_ptr, length_ptr, start_ptr,
-    query_codes_ptr, masks_ptr, sample_ptr, totals_ptr, arrived_ptr,
+    query_codes_ptr, masks_ptr, sample_ptr, totals_ptr,
     q_b, q_h, k_b, k_h, v_b, v_h, capacity, kv_heads, budget, sink, recent,
     GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, D_LIMIT: tl.constexpr, WORDS: tl.constexpr,
     WIDE: tl.constexpr, PLANES: tl.constexpr, WITH_START: tl.constexpr, PIECES: tl.constexpr, PART: tl.constexpr,
-    BINS: tl.constexpr, WINDOW: tl.constexpr, EARLY: tl.constexpr,
+    BINS: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """sample [rows, PIECES, BINS]: counted pulls, the last bin those from it on; masks [rows, 2 PLANES, WORDS]; zeros
-    to totals, arrived."""
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
+    to totals."""
     row = tl.program_id(0).to(tl.int64)
     piece = tl.program_id(1)
     batch, head = row // kv_heads, row % kv_heads
@@ -136,7 +131,6 @@ def _begin_kernel(
             at = masks_ptr + (row * PLANES + p) * (2 * WORDS) + word
             tl.store(at, scoring._plane(pull, p).to(tl.int32, bitcast=True))
             tl.store(at + WORDS, scoring._plane(to_one, p).to(tl.int32, bitcast=True))
-        tl.store(arrived_ptr + row, 0)
         tl.store(totals_ptr + row * WINDOW + tl.arange(0, WINDOW), tl.zeros([WINDOW], tl.int32))
     if piece == PIECES - 1:
         slot = tl.load(slot_ptr + batch)
@@ -174,7 +168,7 @@ def _sift_kernel(
     capacity, kv_heads, budget, sink, recent, room, largest,
     WORDS: tl.constexpr, PLANES: tl.constexpr, SPLITS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr,
     MARGIN: tl.constexpr, PIECES: tl.constexpr, PART: tl.constexpr, BINS: tl.constexpr,
-    BLOCK: tl.constexpr, GUARD: tl.constexpr, ATOMICS: tl.constexpr, EARLY: tl.constexpr,
+    BLOCK: tl.constexpr, GUARD: tl.constexpr, ATOMICS: tl.constexpr,
 ):  # fmt: skip
     """list [rows, SPLITS, room]: pull << 16 | place, of pulls up to the row's cutoff, ascending places.
 
@@ -191,9 +185,6 @@ def _sift_kernel(
     codes_row = codes_ptr + row * capacity * WORDS
     lane, word = tl.arange(0, BLOCK), tl.arange(0, WORDS)
     codes = _step(codes_row, first, capacity, lane, word, WORDS, BLOCK, GUARD)
-    if EARLY:  # of what the first launch writes, its code is not among the free ones
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     mask0, side0, mask1, side1, mask2, side2 = _masks(masks_ptr, row, PLANES, WORDS)
     bins, fine = tl.arange(0, BINS), tl.arange(0, WINDOW)
     pieces = tl.arange(0, PIECES)[:, None] * BINS + bins[None, :]
@@ -281,50 +272,41 @@ def hash_decode(
     splits, room = plan(rows, capacity)
     new = codes.new_empty
     asked, masks, sample = new(batch, heads, words), new(rows, 2 * count, words), new(rows, pieces, bins)
-    arrived, cutoff, totals = new(rows), new(rows), new(rows, WINDOW)
-    sizes = {"WORDS": words, "PLANES": count, "WITH_START": start is not None, "WINDOW": WINDOW, "EARLY": EARLY}
+    cutoff, totals = new(rows), new(rows, WINDOW)
+    sizes = {"WORDS": words, "PLANES": count, "WITH_START": start is not None, "WINDOW": WINDOW}
     drawn = {"PIECES": pieces, "PART": BEGIN["PART"], "BINS": bins}
-    after = {"launch_pdl": True} if EARLY else {}
     _begin_kernel[(rows, pieces)](
-        query, key, value, weights, keys, values, codes, slot, length, start, asked, masks, sample, totals, arrived,
+        query, key, value, weights, keys, values, codes, slot, length, start, asked, masks, sample, totals,
         query.stride(0), query.stride(1), key.stride(0), key.stride(1), value.stride(0), value.stride(1),
         capacity, kv_heads, *bounds, GROUP=group, ROWS=max(16, triton.next_power_of_2(group + 1)),
         D=width, D_LIMIT=scoring._limit(width), WIDE=scoring._wide(key, weights),
         **sizes, **drawn, num_warps=BEGIN["num_warps"],
     )  # fmt: skip
-    out, lse = query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=torch.float32)
     if stop == "begin":
-        return out, lse
+        return query, masks
     lists, listed, fine = new(rows, splits, room), new(rows, splits), new(rows, WINDOW, splits)
     sizes |= {"SPLITS": splits}
     _sift_kernel[(rows, splits)](
         masks, sample, codes, length, start, lists, fine, totals, listed, cutoff,
         capacity, kv_heads, *bounds, room, largest,
         MARGIN=MARGIN, BLOCK=SIFT["BLOCK"], GUARD=capacity < SIFT["BLOCK"], ATOMICS=SIFT["COUNT"] == "atomics",
-        **sizes, **drawn, num_warps=SIFT["num_warps"], **after,
+        **sizes, **drawn, num_warps=SIFT["num_warps"],
     )  # fmt: skip
     if stop == "sift":
-        return out, lse
+        return query, lists
     parts = max(1, ATTEND["PROGRAMS"] // rows)
     parts = parts if parts < attending.PARTS else parts // attending.PARTS * attending.PARTS
-    parts = min(parts, triton.cdiv(bounds[0], 16)) if ATTEND["EQUAL"] else splits
+    parts = min(parts, triton.cdiv(bounds[0], 8))
     chosen = new(rows, parts, triton.cdiv(splits * room, parts))
     outs = query.new_empty((parts, *query.shape), dtype=torch.float32)
     lses = query.new_empty((parts, *query.shape[:3]), dtype=torch.float32)
     hash_attend._attend_kernel[(parts, rows)](
-        asked, codes, lists, fine, totals, listed, cutoff, chosen, arrived, length, start,
-        query, keys, values, outs, lses, out, lse,
+        asked, codes, lists, fine, totals, listed, cutoff, chosen, length, start, query, keys, values, outs, lses,
         width**-0.5 if scale is None else scale,
         *query.stride()[:2], *keys.stride()[:3], *values.stride()[:3], capacity, kv_heads, *bounds, room, batch * heads,
         GROUP=group, BITS=(group * words * 32).bit_length(), LEVELS=splits.bit_length() - 1, STEP=SIFT["BLOCK"],
-        WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width),
-        BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], EQUAL=ATTEND["EQUAL"],
-        PARTS=min(attending.PARTS, attending._padded(parts)) if LAST else 16, LAST=LAST,
-        ALONE=ATTEND["num_warps"] == 1, num_warps=ATTEND["num_warps"], **sizes, **after,
+        WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width), TILE=ATTEND["TILE"],
+        TILE_LEVELS=ATTEND["TILE"].bit_length() - 1, BLOCK=ATTEND["BLOCK"], num_warps=1, num_stages=ATTEND["STAGES"],
+        **sizes,
     )  # fmt: skip
-    if not LAST:
-        hash_attend._merge_kernel[(batch * heads,)](
-            outs, lses, out, lse, parts, batch * heads, WIDTH=width, PADDED=attending._padded(width),
-            PARTS=min(attending.PARTS, attending._padded(parts)), EARLY=EARLY, num_warps=4, **after,
-        )  # fmt: skip
-    return out, lse
+    return attending._merge(outs, lses, query.dtype)

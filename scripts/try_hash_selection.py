@@ -40,39 +40,29 @@ SHAPES = (
     Shape(8, 32, 32, 32768, aim=8),
 )
 TOY = (Shape(1, 2, 1, 300, 32, aim=5),)
-#: Settings by axis; a shape without its own list of axes tries all.
+#: Settings by axis.
 AXES: dict[str, dict[str, dict[str, Any]]] = {
-    "sample": {
-        "8 pieces": {"BEGIN": {"PIECES": 8}},
-        "8 pieces of 512": {"BEGIN": {"PIECES": 8, "PART": 512}},
-        "16 pieces of 512": {"BEGIN": {"PART": 512}},
-        "32 pieces": {"BEGIN": {"PIECES": 32}},
-        "32 pieces of 512": {"BEGIN": {"PIECES": 32, "PART": 512}},
-        "32 pieces of 512, margin 5": {"BEGIN": {"PIECES": 32, "PART": 512}, "MARGIN": 5.0},
-    },
     "attend": {
-        "1 stage": {"ATTEND": {"STAGES": 1}},
+        "528": {"ATTEND": {"PROGRAMS": 528}},
+        "2112": {"ATTEND": {"PROGRAMS": 2112}},
+        "tile 32": {"ATTEND": {"TILE": 32}},
+        "tile 128": {"ATTEND": {"TILE": 128}},
+        "528, tile 128": {"ATTEND": {"PROGRAMS": 528, "TILE": 128}},
+        "block 16": {"ATTEND": {"BLOCK": 16}},
+        "2112, block 16": {"ATTEND": {"BLOCK": 16, "PROGRAMS": 2112}},
         "2 stages": {"ATTEND": {"STAGES": 2}},
-        "block 64, 1 stage": {"ATTEND": {"STAGES": 1, "BLOCK": 64}},
-        "block 64, 2 stages": {"ATTEND": {"STAGES": 2, "BLOCK": 64}},
-        "1056, 1 stage": {"ATTEND": {"PROGRAMS": 1056, "STAGES": 1}},
-        "block 16, 3 stages": {"ATTEND": {"BLOCK": 16}},
-        "2 warps, block 64, 2 stages": {"ATTEND": {"num_warps": 2, "BLOCK": 64, "STAGES": 2}},
-        "own lists, block 64, 1 stage": {"ATTEND": {"EQUAL": False, "BLOCK": 64, "STAGES": 1}},
     },
-    "sift": {
-        "block 512": {"SIFT": {"BLOCK": 512}},
-        "32 splits": {"SIFT": {"SPLITS": 32}},
-        "histogram": {"SIFT": {"COUNT": "histogram"}},
-        "8 warps": {"SIFT": {"num_warps": 8}},
-        "8 warps, 32 splits": {"SIFT": {"num_warps": 8, "SPLITS": 32}},
+    "sample": {
+        "16 pieces": {"BEGIN": {"PIECES": 16}},
+        "16 pieces of 512": {"BEGIN": {"PIECES": 16, "PART": 512}},
+        "32 pieces of 512": {"BEGIN": {"PART": 512}},
+        "margin 5": {"MARGIN": 5.0},
     },
-    "early": {"early": {"EARLY": True}},
+    "sift": {"atomics": {"SIFT": {"COUNT": "atomics"}}, "1056 programs": {"SIFT": {"PROGRAMS": 1056}}},
 }
-FEW = ("sample", "attend")
 ODD: tuple[dict[str, Any], ...] = (
-    {}, {"MARGIN": -8.0}, {"WINDOW": 4}, {"SIFT": {"COUNT": "histogram"}}, {"ATTEND": {"EQUAL": False}},
-    {"LAST": True, "ATTEND": {"num_warps": 4}}, {"EARLY": True},
+    {}, {"MARGIN": -8.0}, {"WINDOW": 4}, {"SIFT": {"COUNT": "atomics"}}, {"ATTEND": {"PROGRAMS": 528, "TILE": 128}},
+    {"ATTEND": {"BLOCK": 16}},
 )  # fmt: skip
 
 
@@ -194,10 +184,10 @@ def count_of(shape: Shape, toy: bool) -> int:
     return 1 if toy else max(1, min(-(-bench.CODES // coded), bench.ROOM // held))
 
 
-def axes_of(which: int, toy: bool = False) -> dict[str, dict[str, dict[str, Any]]]:
+def axes_of(toy: bool = False) -> dict[str, dict[str, dict[str, Any]]]:
     if toy:
-        return {"attend": {"own lists": AXES["attend"]["own lists"]}}
-    return AXES if which < 2 else {name: AXES[name] for name in FEW}
+        return {"attend": {"tile 32": AXES["attend"]["tile 32"]}}
+    return AXES
 
 
 def warm(which: int, part: int, parts: int) -> None:
@@ -207,7 +197,7 @@ def warm(which: int, part: int, parts: int) -> None:
         odd(ODD[part::parts], device)
         return
     layers = Layers(SHAPES[which], 1, torch.bfloat16, device)
-    calls = [{}, *(options for axis in axes_of(which).values() for options in axis.values())]
+    calls = [{}, *(options for axis in axes_of().values() for options in axis.values())]
     for options in calls[part::parts]:
         try:
             with setting(options):
@@ -244,7 +234,7 @@ def shape_entry(which: int, shape: Shape, device: Any, toy: bool, leave: Callabl
     whole["default"] = time_of({})
     entry["begin"], entry["begin and sift"] = time_of({}, "begin"), time_of({}, "sift")
     best: list[dict[str, Any]] = []
-    for choices in axes_of(which, toy).values():
+    for choices in axes_of(toy).values():
         ran = {}
         for label, options in choices.items():
             if not leave():
@@ -265,7 +255,7 @@ def shape_entry(which: int, shape: Shape, device: Any, toy: bool, leave: Callabl
 
 
 def compile_all(out: Path, started: float) -> dict[str, str]:
-    jobs = [f"{which},{part},{3 if which < 2 else 2}" for which in range(4) for part in range(3 if which < 2 else 2)]
+    jobs = [f"{which},{part},3" for which in range(4) for part in range(3)]
     jobs += [f"{len(SHAPES)},{part},{len(ODD)}" for part in range(len(ODD))]
     program = [sys.executable, "-W", "ignore", __file__, "--out", str(out), "--warm"]
     running = [

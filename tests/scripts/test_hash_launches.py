@@ -28,7 +28,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several stretches of several steps in a small row, several shares and pieces of a small sample."""
     monkeypatch.setattr(hash_launches, "BEGIN", {"PROGRAMS": 4, "PIECES": 2, "PART": 128, "num_warps": 4})
     monkeypatch.setattr(hash_launches, "SIFT", hash_launches.SIFT | {"PROGRAMS": 8, "BLOCK": 128})
-    monkeypatch.setattr(hash_launches, "ATTEND", hash_launches.ATTEND | {"PROGRAMS": 6, "BLOCK": 16})
+    monkeypatch.setattr(hash_launches, "ATTEND", hash_launches.ATTEND | {"PROGRAMS": 6, "TILE": 32, "BLOCK": 16})
 
 
 def sees_the_selected(case: dict) -> None:
@@ -76,8 +76,8 @@ def cases(draw: st.DrawFn) -> dict:
     begin, near = draw(st.integers(0, end - 1)), draw(st.sampled_from([0, 30, 200]))
     return {
         "group": group, "keys": keys, "end": end, "begin": begin, "bounds": (budget, sink, recent), "seed": seed,
-        "near": near, "count": draw(st.sampled_from(["atomics", "histogram"])), "last": draw(st.booleans()),
-        "equal": draw(st.booleans()), "warps": draw(st.sampled_from([1, 4])),
+        "near": near, "count": draw(st.sampled_from(["atomics", "histogram"])),
+        "tile": draw(st.sampled_from([32, 128])),
     }  # fmt: skip
 
 
@@ -86,9 +86,7 @@ def cases(draw: st.DrawFn) -> dict:
 def test_it_attends_to_exactly_what_is_selected(case: dict) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(hash_launches.SIFT, "COUNT", case["count"])
-        patch.setattr(hash_launches, "LAST", case["last"])
-        patch.setitem(hash_launches.ATTEND, "EQUAL", case["equal"])
-        patch.setitem(hash_launches.ATTEND, "num_warps", case["warps"])
+        patch.setitem(hash_launches.ATTEND, "TILE", case["tile"])
         sees_the_selected(case)
 
 
@@ -106,9 +104,8 @@ def test_a_sample_that_misleads_is_noticed(misled: dict[str, float], monkeypatch
     assert called
 
 
-@pytest.mark.parametrize(("group", "capacity", "width", "last"), [(1, 300, 24, False), (4, 250, 32, True)])
-def test_in_float64(group: int, capacity: int, width: int, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hash_launches, "LAST", last)
+@pytest.mark.parametrize(("group", "capacity", "width"), [(1, 300, 24), (4, 250, 32)])
+def test_in_float64(group: int, capacity: int, width: int) -> None:
     weights = random_orthogonal(2, width, 128)
     query, key, value = drawn(0, 2, 2 * group, 1, width), drawn(8, 2, 2, 1, width), drawn(9, 2, 2, 1, width)
     held = [drawn(seed, 2, 2, capacity, width) for seed in (2, 3)] + [draw_codes(4, 2, 2, capacity, 4)]
