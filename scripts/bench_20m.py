@@ -290,6 +290,7 @@ def start_stage(name: str, cards: int, chosen: Any) -> None:
     given |= {"shape-horizon": chosen.shape_horizon, "shape-parts": chosen.shape_parts} | (
         {"model": chosen.model} if chosen.model else {}
     )
+    given |= {"sections": chosen.sections} if chosen.sections else {}
     command += [__file__, *(f"--{key}={value}" for key, value in given.items() if value is not None)]
     left = chosen.deadline - time.time() + 15
     try:
@@ -308,6 +309,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--model")
     parser.add_argument("--stages", default="one,many")
+    parser.add_argument("--sections", help="of the stages, such as growth,same,rivals; default: all")
     parser.add_argument("--seconds", type=float, default=190)
     parser.add_argument("--shape", help="also a model of this shape with random weights, such as llama-2-7b")
     parser.add_argument("--shape-tokens", type=float, default=1e6)

@@ -22,6 +22,8 @@ class Stage:
         return self.chosen.deadline - time.time()
 
     def section(self, name: str, needs: float, work: Callable[[], Any]) -> Any:
+        if self.chosen.sections and name not in self.chosen.sections.split(","):
+            return None
         if self.left < needs:
             self.found["failed"][name] = f"{self.left:.0f} s were left, it needs {needs:.0f}"
             return None

@@ -46,11 +46,11 @@ def _attend_kernel(
     capacity, kv_heads, budget, sink, recent, room, rows_all,
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, SPLITS: tl.constexpr,
     LEVELS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
-    ROWS: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr, TILE_LEVELS: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A share of a row's listed tokens, and attention to the chosen ones: outs [parts, B, Hq, 1, D], lses without D.
 
-    `chosen` is scratch for where the sample misled. For one warp, which gathers from its own registers.
+    `chosen` is scratch.
     """
     part, parts = tl.program_id(0), tl.num_programs(0)
     row = tl.program_id(1).to(tl.int64)
@@ -112,53 +112,52 @@ def _attend_kernel(
             query_codes_ptr, codes_ptr + row * capacity * WORDS, chosen, row, tl.minimum(capacity, 1), lowest, free,
             need, forced, begin, end, sinks, first, last, GROUP, WORDS, PLANES, BITS, 128,
         )  # fmt: skip
-        first, forced, threshold = 0, 0, 0
-        before = tl.where(stretch == 0, 0, 1 << 24)  # more than there are
-        list_row = chosen
+    found = last
+    if misled == 0:
+        found = 0
+        for at in range(first, last, TILE):
+            index = at + tl.arange(0, TILE)
+            free_one = index - forced  # the sink tokens, then the recent ones, then those of the lists
+            of = tl.zeros([TILE], tl.int32)  # the list: the last one that begins at or before the item
+            for b in tl.static_range(LEVELS):
+                middle = of + (SPLITS >> (b + 1))
+                of = tl.where(tl.gather(before, middle, 0) <= free_one, middle, of)
+            offset = of * room + free_one - tl.gather(before, of, 0)
+            in_list = (index < last) & (free_one >= 0)
+            item = tl.load(list_row + tl.where(in_list, offset, 0), mask=in_list, other=0)
+            position = lowest + of * chunk + (item & 0xFFFF)
+            score = item >> 16
+            taken = in_list & ((score < threshold) | ((score == threshold) & (position >= since)))
+            sure = (free_one < 0) & (index < last)
+            position = tl.where(sure, tl.where(index < sinks, begin + index, end - forced + index), position)
+            taken = (taken | sure).to(tl.int32)
+            running = tl.cumsum(taken, 0)
+            tl.store(chosen + tl.where(taken > 0, found + running - 1, 0), position, mask=taken > 0)
+            found += tl.sum(taken, 0)
+        tl.debug_barrier()  # the positions are read by other threads than wrote them
 
     most = tl.full([ROWS], float("-inf"), tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
     mean = tl.zeros([ROWS, PADDED], tl.float32)
     key_head = key + batch * key_b + head * key_h
     value_head = value + batch * value_b + head * value_h
-    for at in range(first, last, TILE):
-        index = at + tl.arange(0, TILE)
-        free_one = index - forced  # the sink tokens, then the recent ones, then those of the lists
-        of = tl.zeros([TILE], tl.int32)  # the list: the last one that begins at or before the item
-        for b in tl.static_range(LEVELS):
-            middle = of + (SPLITS >> (b + 1))
-            of = tl.where(tl.gather(before, middle, 0) <= free_one, middle, of)
-        offset = of * room + free_one - tl.gather(before, of, 0)
-        in_list = (index < last) & (free_one >= 0)
-        item = tl.load(list_row + tl.where(in_list, offset, 0), mask=in_list, other=0)
-        position = tl.where(misled, item, lowest + of * chunk + (item & 0xFFFF))
-        score = tl.where(misled, -1, item >> 16)
-        taken = in_list & ((score < threshold) | ((score == threshold) & (position >= since)))
-        sure = (free_one < 0) & (index < last)
-        position = tl.where(sure, tl.where(index < sinks, begin + index, end - forced + index), position)
-        running = tl.cumsum((taken | sure).to(tl.int32), 0)
-        found = tl.max(running, 0)
-        for rank in range(0, found, BLOCK):
-            one = rank + tl.arange(0, BLOCK)
-            present = one < found
-            low = tl.zeros([BLOCK], tl.int32)  # the item with so many taken ones before it
-            for b in tl.static_range(TILE_LEVELS):
-                middle = low + (TILE >> (b + 1))
-                low = tl.where(tl.gather(running, middle - 1, 0) <= one, middle, low)
-            place = tl.where(present, tl.gather(position, low, 0), 0).to(tl.int64)
-            loaded = present[:, None]
-            if WIDTH != PADDED:
-                loaded = loaded & in_width[None, :]
-            k = tl.load(key_head + place[:, None] * key_c + safe_column[None, :], mask=loaded, other=0.0)
-            v = tl.load(value_head + place[:, None] * value_c + safe_column[None, :], mask=loaded, other=0.0)
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * 1.4426950408889634)
-            scores = tl.where(present[None, :], scores, float("-inf"))
-            now = tl.maximum(most, tl.max(scores, axis=1))  # at least one is present: never -inf
-            shrink = tl.exp2(most - now)
-            weights = tl.exp2(scores - now[:, None])
-            weight = weight * shrink + tl.sum(weights, axis=1)
-            mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-            most = now
+    for at in tl.range(0, found, BLOCK, num_stages=STAGES):
+        rank = at + tl.arange(0, BLOCK)
+        present = rank < found
+        place = tl.load(chosen + tl.where(present, rank, 0), mask=present, other=0).to(tl.int64)
+        loaded = present[:, None]
+        if WIDTH != PADDED:
+            loaded = loaded & in_width[None, :]
+        k = tl.load(key_head + place[:, None] * key_c + safe_column[None, :], mask=loaded, other=0.0)
+        v = tl.load(value_head + place[:, None] * value_c + safe_column[None, :], mask=loaded, other=0.0)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * 1.4426950408889634)
+        scores = tl.where(present[None, :], scores, float("-inf"))
+        now = tl.maximum(most, tl.max(scores, axis=1))  # at least one is present: never -inf
+        shrink = tl.exp2(most - now)
+        weights = tl.exp2(scores - now[:, None])
+        weight = weight * shrink + tl.sum(weights, axis=1)
+        mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        most = now
     none = weight == 0.0
     safe_weight = tl.where(none, 1.0, weight)
     mean = mean / safe_weight[:, None]

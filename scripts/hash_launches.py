@@ -5,7 +5,7 @@
 2. sift: the cutoff from those counts; then the codes, the next step's while this one's are scored. A token up to the
    cutoff is listed and counted. The first step's codes are on their way before anything else is known.
 3. attend: the exact threshold from the row's counts, then an equal share of the row's listed tokens: which of them are
-   chosen, and keys and values of these alone. Programs of one warp, that gather from their own registers.
+   chosen, and keys and values of these alone.
 4. merge: attention's own.
 
 Exact whatever the sample says: see ops/hashing/triton_attend.py, whose lists, counts and second chance these are. For
@@ -28,8 +28,8 @@ from npukv.ops.hashing.triton_select import _bounds
 BEGIN = {"PROGRAMS": 2048, "PIECES": 32, "PART": 256, "num_warps": 4}
 #: Programs, most of a row, tokens per step, warps; how the list is counted at its end: "atomics" or "histogram".
 SIFT = {"PROGRAMS": 528, "SPLITS": 64, "BLOCK": 1024, "COUNT": "histogram", "num_warps": 4}
-#: Programs, listed tokens looked at and keys loaded per step, stages.
-ATTEND = {"PROGRAMS": 1056, "TILE": 64, "BLOCK": 32, "STAGES": 1}
+#: Programs, listed tokens looked at and keys loaded per step, stages, warps.
+ATTEND = {"PROGRAMS": 528, "TILE": 256, "BLOCK": 32, "STAGES": 3, "num_warps": 4}
 MARGIN, WINDOW, MOST_BINS, WORDS = 6.0, 64, 128, 4
 
 
@@ -306,7 +306,7 @@ def hash_decode(
         *query.stride()[:2], *keys.stride()[:3], *values.stride()[:3], capacity, kv_heads, *bounds, room, batch * heads,
         GROUP=group, BITS=(group * words * 32).bit_length(), LEVELS=splits.bit_length() - 1, STEP=SIFT["BLOCK"],
         WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width), TILE=ATTEND["TILE"],
-        TILE_LEVELS=ATTEND["TILE"].bit_length() - 1, BLOCK=ATTEND["BLOCK"], num_warps=1, num_stages=ATTEND["STAGES"],
+        BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], num_warps=ATTEND["num_warps"],
         **sizes,
     )  # fmt: skip
     return attending._merge(outs, lses, query.dtype)

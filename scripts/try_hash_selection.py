@@ -43,26 +43,23 @@ TOY = (Shape(1, 2, 1, 300, 32, aim=5),)
 #: Settings by axis.
 AXES: dict[str, dict[str, dict[str, Any]]] = {
     "attend": {
-        "528": {"ATTEND": {"PROGRAMS": 528}},
-        "2112": {"ATTEND": {"PROGRAMS": 2112}},
-        "tile 32": {"ATTEND": {"TILE": 32}},
-        "tile 128": {"ATTEND": {"TILE": 128}},
-        "528, tile 128": {"ATTEND": {"PROGRAMS": 528, "TILE": 128}},
-        "block 16": {"ATTEND": {"BLOCK": 16}},
-        "2112, block 16": {"ATTEND": {"BLOCK": 16, "PROGRAMS": 2112}},
+        "1056": {"ATTEND": {"PROGRAMS": 1056}},
         "2 stages": {"ATTEND": {"STAGES": 2}},
+        "tile 128": {"ATTEND": {"TILE": 128}},
+        "2 warps, tile 128": {"ATTEND": {"TILE": 128, "num_warps": 2}},
+        "1 warp, tile 64": {"ATTEND": {"TILE": 64, "num_warps": 1}},
+        "1056, 1 warp, tile 32": {"ATTEND": {"PROGRAMS": 1056, "TILE": 32, "num_warps": 1}},
+        "264, 8 warps": {"ATTEND": {"PROGRAMS": 264, "num_warps": 8, "BLOCK": 64}},
     },
     "sample": {
-        "16 pieces": {"BEGIN": {"PIECES": 16}},
         "16 pieces of 512": {"BEGIN": {"PIECES": 16, "PART": 512}},
-        "32 pieces of 512": {"BEGIN": {"PART": 512}},
+        "32 pieces of 512, margin 5": {"BEGIN": {"PART": 512}, "MARGIN": 5.0},
         "margin 5": {"MARGIN": 5.0},
     },
-    "sift": {"atomics": {"SIFT": {"COUNT": "atomics"}}, "1056 programs": {"SIFT": {"PROGRAMS": 1056}}},
+    "sift": {"atomics": {"SIFT": {"COUNT": "atomics"}}},
 }
 ODD: tuple[dict[str, Any], ...] = (
-    {}, {"MARGIN": -8.0}, {"WINDOW": 4}, {"SIFT": {"COUNT": "atomics"}}, {"ATTEND": {"PROGRAMS": 528, "TILE": 128}},
-    {"ATTEND": {"BLOCK": 16}},
+    {}, {"MARGIN": -8.0}, {"WINDOW": 4}, {"SIFT": {"COUNT": "atomics"}}, {"ATTEND": {"TILE": 64, "num_warps": 1}},
 )  # fmt: skip
 
 
@@ -186,7 +183,7 @@ def count_of(shape: Shape, toy: bool) -> int:
 
 def axes_of(toy: bool = False) -> dict[str, dict[str, dict[str, Any]]]:
     if toy:
-        return {"attend": {"tile 32": AXES["attend"]["tile 32"]}}
+        return {"attend": {"tile 128": AXES["attend"]["tile 128"]}}
     return AXES
 
 
