@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from argparse import Namespace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 PACKAGES = ("npukv", "torch", "torch-npu", "transformers", "tokenizers", "safetensors", "numpy", "triton")
@@ -40,6 +42,17 @@ def environment() -> dict[str, Any]:
             for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32))
         },
     }
+
+
+def as_given(options: Namespace) -> dict[str, str]:
+    """A command's options for a JSON of results; of paths the last part alone: the others are one machine's."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(one) for one in value]
+        return value.name if isinstance(value, Path) else value
+
+    return {name: str(plain(value)) for name, value in vars(options).items()}
 
 
 def _version(package: str) -> str | None:

@@ -40,7 +40,7 @@ from evaluate_work import read_documents
 import npukv
 from npukv.bundled import model_folder, sample_text
 from npukv.cache.hash_weights import HashWeights, bundled_path
-from npukv.environment import environment
+from npukv.environment import as_given, environment
 from npukv.evaluation.material import Material
 from npukv.text import read_source
 
@@ -284,7 +284,7 @@ def main(given: Sequence[str] | None = None) -> None:
         options,
         {
             "environment": environment(),
-            "options": {key: str(value) for key, value in vars(options).items()},
+            "options": as_given(options),
             "model": {"name": Path(lm.name).name, "fingerprint": lm.fingerprint, "dtype": options.dtype},
             "device": lm.device.description(),
             "text": ", ".join(Path(file).name for file in options.text) or "the King James Bible (bundled)",

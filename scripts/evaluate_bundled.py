@@ -56,7 +56,7 @@ from npukv.evaluation.metrics import mean_and_interval, score_output
 from npukv.evaluation.perplexity import measure_perplexity
 from npukv.evaluation.sample import Sample
 from npukv.evaluation.summary import write_json, write_text
-from npukv.evaluation.tasks import TASKS
+from npukv.evaluation.tasks import TASKS, find_tasks
 
 MEASURES = ("first", "certainty", "question", "certainty+question", "capped+question")
 KEEPS = ("1", "2", "4", "fill")
@@ -268,6 +268,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--baseline", help="model folder to compare bits per byte with")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--parts", default="a,b,c,d")
+    parser.add_argument("--tasks", default="*", help="of a, comma-separated; a name may end in *")
     parser.add_argument("--context", type=int, default=2048, help="tokens of a sample in a")
     parser.add_argument("--n", type=int, default=200, help="samples of every task in a, questions of every level in b")
     parser.add_argument("--ruler-n", type=int, default=200, help="samples of every task in d, if time allows")
@@ -310,7 +311,8 @@ def main() -> None:
         near, spread = {}, {}
         if "a" in parts:
             near = {
-                name: pool.imap(make_task, [(name, chosen.context, seed) for seed in range(n)], 8) for name in TASKS
+                name: pool.imap(make_task, [(name, chosen.context, seed) for seed in range(n)], 8)
+                for name in find_tasks(chosen.tasks.split(","))
             }
         if "b" in parts:
             spread = {

@@ -22,7 +22,7 @@ def main(given: Sequence[str] | None = None) -> None:
     import torch
 
     from npukv.backends import select
-    from npukv.environment import environment
+    from npukv.environment import as_given, environment
 
     device = select(options.device)
     dtype = getattr(torch, options.dtype) if options.dtype else device.default_dtype()
@@ -32,7 +32,7 @@ def main(given: Sequence[str] | None = None) -> None:
         "device": device.description(),
         "model": options.model,
         "dtype": str(dtype).removeprefix("torch."),
-        "options": {key: str(value) for key, value in vars(options).items()},
+        "options": as_given(options),
         "parity": _parity(network, device, options),
         "lengths": [],
     }

@@ -41,14 +41,14 @@ def main(given: Sequence[str] | None = None) -> None:
     import torch
 
     from npukv.backends import select
-    from npukv.environment import environment
+    from npukv.environment import as_given, environment
 
     began = time.perf_counter()
     device = select(options.device)
     dtype = getattr(torch, options.dtype) if options.dtype else device.default_dtype()
     found: dict[str, Any] = {
         "environment": environment(), "device": device.description(), "dtype": str(dtype).removeprefix("torch."),
-        "options": {key: str(value) for key, value in vars(options).items()}, "failed": {}, "contenders": {},
+        "options": as_given(options), "failed": {}, "contenders": {},
     }  # fmt: skip
     run = _Run(options, found, began + options.seconds)
     device.prepare()

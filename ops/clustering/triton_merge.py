@@ -14,7 +14,7 @@ import triton.language as tl
 from npukv.ops.clustering.triton_rows import columns, padded
 
 #: Tokens of a program that merges, and how many of them are those where its places may begin; warps, registers.
-TOKENS, OWN, WARPS, REGISTERS = 64, 48, 4, 128
+TOKENS, OWN, WARPS, REGISTERS = 64, 56, 4, 168
 
 
 @triton.jit(do_not_specialize=("length", "kept"))

@@ -17,7 +17,7 @@ from npukv.ops.clustering.triton_start import prepare
 
 #: Of a pass: sources and targets at a time when matched, targets and those who leave when joined, warps, registers and
 #: stages of loads, so that several programs share a multiprocessor.
-SOURCES, TARGETS, JOIN, LEAVING, WARPS, REGISTERS, STAGES = 256, 64, 64, 128, 8, 128, 3
+SOURCES, TARGETS, JOIN, LEAVING, WARPS, REGISTERS, STAGES = 128, 64, 64, 128, 4, 168, 2
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
 VARYING = ("length", "held", "size", "chunks", "merges", "passes", "each")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from pathlib import Path
 
 import torch
 import transformers
 
 from npukv.backends import DEVICES, select
-from npukv.environment import environment
+from npukv.environment import as_given, environment
 
 
 def test_environment_is_this_machines() -> None:
@@ -23,3 +25,8 @@ def test_environment_is_this_machines() -> None:
     assert found["device"]["name"] == select().name
     assert found["device"]["free_memory"] > 0
     assert found["kernels"]["causal_attention, bfloat16"]["kernel"] in ("blocked", "sdpa")
+
+
+def test_results_name_no_folders_of_a_machine() -> None:
+    options = Namespace(out=Path("/home/a/out.json"), text=[Path("b/c.txt")], n=3, model=None)
+    assert as_given(options) == {"out": "out.json", "text": "['c.txt']", "n": "3", "model": "None"}
