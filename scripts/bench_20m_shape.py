@@ -66,11 +66,11 @@ def stage_shape(chosen: Any) -> None:
 
             Of the text as much as there is time for; the whole of it takes `needs` seconds.
             """
+            npukv.score_segments(lm, few, question, forward=fused, mode=mode, shortlist=rows, ranks=ranks, **options)
             share = ranks.agree(min(1.0, (stage.left - 15) / needs), "look at the time")
             read = (chosen.work / "alone.txt").read_text(encoding="utf-8")
             read = read[: int(share * len(read))]
             place = {"run": chosen.work / f"run-shape-{mode}", "index": chosen.work / f"index-shape-{mode}"}
-            npukv.score_segments(lm, few, question, forward=fused, mode=mode, shortlist=rows, ranks=ranks, **options)
             ask = lambda: npukv.answer(  # noqa: E731
                 lm, read, question, mode=mode, forward=fused, max_new_tokens=16, ranks=ranks, **place, **options
             )

@@ -150,7 +150,8 @@ class Sequences:
     def _size(self, rng: random.Random, room: int) -> int:
         draw = rng.random()
         if draw < 0.5:
-            return room
+            # Not always to the end: else the place of "Answer:" there says whether the answer's beginning is given.
+            return room - rng.randrange(96)
         if draw < 0.75:
             return min(room, rng.randrange(128, 640))
         return min(room, rng.choice((1024, rng.randrange(256, 2048))))

@@ -269,7 +269,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--parts", default="a,b,c,d")
     parser.add_argument("--tasks", default="*", help="of a, comma-separated; a name may end in *")
-    parser.add_argument("--context", type=int, default=2048, help="tokens of a sample in a")
+    parser.add_argument("--context", type=int, help="tokens of a sample in a; default: the model's context")
     parser.add_argument("--n", type=int, default=200, help="samples of every task in a, questions of every level in b")
     parser.add_argument("--ruler-n", type=int, default=200, help="samples of every task in d, if time allows")
     parser.add_argument("--seconds", type=float, default=225, help="after so long, no further round of d begins")
@@ -295,6 +295,7 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(chosen.model)
+    chosen.context = chosen.context or tokenizer.model_max_length
     held_out = "\n\n".join(read_documents([chosen.data / "classics" / "valid.jsonl.xz"]))
     Shared.material = Material(held_out, tokenizer, documents=chosen.data / "ruler" / "inputs")
     _ = Shared.material.words, Shared.material.haystack.tokens()  # found once here, inherited by all workers

@@ -7,7 +7,12 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+import npukv
 from npukv.bundled import hide
+from npukv.evaluation.generate import generate_answers
+from npukv.evaluation.material import Material
+from npukv.evaluation.tasks import TASKS
+from npukv.prompt import build_prompt
 
 
 def test_sample_text_is_the_whole_bible(bible: str) -> None:
@@ -35,3 +40,19 @@ def test_place_depends_on_the_seed_alone() -> None:
     places = [hide(text, ["Here."], seed)[1][0] for seed in (1, 2, 3, 1)]
     assert places[0] == places[3]
     assert len(set(places)) == 3
+
+
+def test_the_model_answers_at_its_whole_context(bible: str) -> None:
+    """One state of it began its answers with a sentence where prompts came within 40 tokens of the context."""
+    lm = npukv.load(device="cpu")
+    material = Material(bible[:300_000], lm.tokenizer)
+    prompts, values, least = [], [], lm.context
+    for seed in range(12):
+        sample = TASKS["needle-number"](material, lm.context, seed)
+        prompt = build_prompt(lm.tokenizer, sample.question)
+        prompts.append([*prompt.head, *lm.encode(sample.context), *prompt.after][-(lm.context - 14) :])
+        values.append(sample.answers[0])
+        least = min(least, len(prompts[-1]))
+    said = generate_answers(lm, prompts, [14] * len(prompts))
+    assert least > lm.context - 60
+    assert sum(each.strip().startswith(value) for each, value in zip(said, values, strict=True)) >= 11, said

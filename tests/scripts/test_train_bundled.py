@@ -267,6 +267,15 @@ def test_written_forms_have_the_fields_of_their_section() -> None:
                 assert alone or {"k", "K"} & set(fields), form
 
 
+def test_documents_end_anywhere(sequences: bundled_sequences.Sequences) -> None:
+    """Where they all filled their row, places told whether an answer's beginning was given; the model learnt that."""
+    rng = random.Random(5)
+    sizes = [sequences._size(rng, 2049) for _ in range(2000)]
+    assert max(sizes) <= 2049
+    assert max(sizes.count(size) for size in {*sizes} - {1024}) < 100
+    assert sum(size > 1950 for size in sizes) > 800
+
+
 def test_near_misses_are_about_others(sequences: bundled_sequences.Sequences) -> None:
     rng = random.Random(4)
     for kind in KINDS:
