@@ -29,7 +29,6 @@ _SHAPE = (
     "num_attention_heads",
     "num_key_value_heads",
     "head_dim",
-    "max_position_embeddings",
 )
 
 

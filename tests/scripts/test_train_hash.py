@@ -190,6 +190,8 @@ def test_the_bundled_codes_are_the_bundled_models() -> None:
     if mine is None:
         pytest.fail("the bundled codes are another model's: run scripts/train_hash.py --bundled")
     assert HashedCache(config).weights.learned
+    config.max_position_embeddings *= 2  # changes no key
+    assert bundled(config, 128) is not None
     config._name_or_path = "somebody/else"
     assert bundled(config, 128) is None
     assert not HashedCache(config).weights.learned
