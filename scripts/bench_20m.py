@@ -38,6 +38,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SHARES = (0.1, 0.5, 1.0, 2.0, 5.0)
 GROWTH = (1 / 80, 1 / 40, 1 / 20, 1 / 10, 1 / 5, 2 / 5, 1.0)
 MEASURES = ("first", "certainty", "question", "certainty+question", "capped+question")
+SECTIONS = "growth,sketch,build,recall,forwards,same,rivals,alone,fused,whole exact,8bit,whole 8bit"
 CUT: dict[str, Any] = {"segment": SEGMENT, "overlap": OVERLAP}
 
 
@@ -319,7 +320,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--plots", type=Path, help="draw the plots of an earlier run's JSON and stop")
     for hidden in ("--work", "--stage", "--deadline"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    unknown = set((chosen.sections or SECTIONS).split(",")) - set(SECTIONS.split(","))
+    if unknown:
+        parser.error(f"--sections: got {', '.join(sorted(unknown))}, expected some of {SECTIONS}")
+    return chosen
 
 
 def main() -> None:

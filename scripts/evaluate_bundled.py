@@ -292,10 +292,11 @@ def main() -> None:
 
     if chosen.kept_back:
         ask_in_kept_back_forms()
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(chosen.model)
-    chosen.context = chosen.context or tokenizer.model_max_length
+    config = AutoConfig.from_pretrained(chosen.model).get_text_config()
+    chosen.context = chosen.context or config.max_position_embeddings
     held_out = "\n\n".join(read_documents([chosen.data / "classics" / "valid.jsonl.xz"]))
     Shared.material = Material(held_out, tokenizer, documents=chosen.data / "ruler" / "inputs")
     _ = Shared.material.words, Shared.material.haystack.tokens()  # found once here, inherited by all workers

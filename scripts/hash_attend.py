@@ -1,4 +1,4 @@
-"""The third launch of `hash_launches`: attention to the chosen ones of a row's listed tokens, and the merge."""
+"""The third launch of `hash_launches`: attention to the chosen ones of a row's listed tokens."""
 
 from __future__ import annotations
 

@@ -233,7 +233,9 @@ def _sift_kernel(
 
 def plan(rows: int, capacity: int) -> tuple[int, int]:
     """(programs per row, a power of 2; room for each one's tokens, which 16 bits tell apart)."""
-    block = SIFT["BLOCK"]
+    block, most = SIFT["BLOCK"], 8 * sifting.LANES.value
+    if block > most:  # eight counts are bytes of one number when the list is written
+        raise ValueError(f"got steps of {block} tokens, expected at most {most}")
     splits = max(1, SIFT["PROGRAMS"] // rows)
     splits = min(1 << splits.bit_length() - 1, SIFT["SPLITS"], triton.next_power_of_2(triton.cdiv(capacity, block)))
     splits = max(splits, triton.next_power_of_2(triton.cdiv(capacity, 1 << 15)))

@@ -127,3 +127,10 @@ def test_in_float64(group: int, capacity: int, width: int) -> None:
                 torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
             for one, other in zip(got, expected, strict=True):
                 torch.testing.assert_close(one.double(), other, atol=2e-5, rtol=2e-5)
+
+
+def test_steps_too_long_for_their_lists_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wrote lists out of place, which a card reported as a misaligned address."""
+    monkeypatch.setitem(hash_launches.SIFT, "BLOCK", 2048)
+    with pytest.raises(ValueError, match="2048 tokens, expected at most 1024"):
+        hash_launches.plan(8, 131072)
