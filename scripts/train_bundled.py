@@ -7,15 +7,14 @@ Each call trains for at most --minutes and leaves in RUN: state.pt (everything; 
 weights in float32 as safetensors shards of at most 16 MiB, and training.jsonl. When the last step is done it also
 checks the model on held-out material (checks.json) and writes its folder, model, beside state.pt. --resume DIR goes on
 from shards alone: the optimizer's moments start from zero under a short warm-up. What a step sees follows from --seed.
+Under torchrun each rank trains on --tokens of its own per step, and gradients are averaged.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import os
-import random
 import shutil
 import sys
 import time
@@ -23,24 +22,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from bundled_batches import Batches, unpack_tokens
 from bundled_check import check, default_device
 from bundled_data import BOS, EOS, works
+from bundled_documents import ANSWER, PLAIN
+from bundled_mixes import MIXES
 from bundled_optimizer import Muon
-from bundled_sequences import ANSWER, MIXES, PLAIN, Sequences
-from safetensors.torch import load_file, save_file
+from bundled_shards import load_shards, save_shards
 from tokenizers import Tokenizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from npukv.evaluation.words import split_words
 
-SHARD_BYTES = 15 * 2**20
 WARM_UP, REWARM = 200, 100
 DECAY_SHARE = 0.45  # of all steps, unless --decay-steps says how many; constant before, linear to zero in them
 KEEP_EVERY = 1000  # steps: what an error can cost at most
-SHORT_STEPS = 1500  # the first steps have short rows alone: copying is learnt sooner there
+AGREE_EVERY = 10  # steps: how often ranks agree on the time that has passed
 
 
 def settings() -> argparse.Namespace:
@@ -77,60 +78,6 @@ def settings() -> argparse.Namespace:
     if not (options.data / "tokenizer.json").exists():
         sys.exit(f"no tokenizer.json in {options.data}: make the data with bundled_data.py first")
     return options
-
-
-# Data
-
-
-class Batches(Dataset):
-    """Batch number i of the training: tokens [B, T + 1] and weights in eighths [B, T + 1]; follows from seed and i."""
-
-    def __init__(self, array: Path, tokenizer: Path, words: list[str], options: argparse.Namespace):
-        self.array, self.tokenizer, self.words = array, tokenizer, words
-        self.seed, self.steps, self.tokens, self.length = options.seed, options.steps, options.tokens, options.length
-        self.mix = MIXES[options.mix]
-        self.skipped = 0
-        self.sequences: Sequences | None = None  # made in the worker: its tokenizer and memory map are its own
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.sequences is None:
-            tokens = np.load(self.array, mmap_mode="r")
-            tokenizer = Tokenizer.from_file(str(self.tokenizer))
-            self.sequences = Sequences(tokens, tokenizer, self.words, self.mix)
-        short = step < SHORT_STEPS or step % 5 in (1, 3)
-        length = self.length // 4 if short else self.length
-        rows = [self._row(f"{self.seed} {step} {row}", length) for row in range(self.tokens // length)]
-        ids = torch.from_numpy(np.stack([row[0] for row in rows]).astype(np.int32))
-        return ids, torch.from_numpy(np.stack([row[1] for row in rows]))
-
-    def _row(self, seed: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """The row of a seed; one that cannot be made costs a line and a row of another seed, not the run."""
-        assert self.sequences is not None
-        for again in range(3):
-            try:
-                return self.sequences.row(random.Random(seed + " again" * again), length)
-            except (IndexError, ValueError, KeyError, StopIteration) as error:
-                self.skipped += 1
-                print(f"row {seed!r} skipped, {self.skipped} by this worker: {error!r}", file=sys.stderr, flush=True)
-        return self.sequences.row(random.Random(seed + " the last try"), length)
-
-
-def unpack_tokens(data: Path, state: Path) -> Path:
-    """The token array as a .npy file that workers can map."""
-    if (data / "train.npy").exists():
-        return data / "train.npy"
-    target = state / "train.npy"
-    if not target.exists():
-        state.mkdir(parents=True, exist_ok=True)
-        with lzma.open(data / "train.u16.xz") as file:
-            tokens = np.frombuffer(file.read(), dtype=np.uint16)
-        temporary = state / "train.part.npy"
-        np.save(temporary, tokens)
-        os.replace(temporary, target)
-    return target
 
 
 # Model
@@ -209,34 +156,6 @@ def loss_and_parts(
 # Keeping and going on
 
 
-def save_shards(model: LlamaForCausalLM, folder: Path) -> None:
-    """Float32 weights in files of at most SHARD_BYTES."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shard: dict[str, torch.Tensor] = {}
-    shards = [shard]
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":  # tied to the embedding
-            continue
-        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > SHARD_BYTES:
-            shard = {}
-            shards.append(shard)
-        shard[name] = tensor.detach().float().cpu().contiguous()
-    for number, part in enumerate(shards):
-        temporary = folder / f"weights-{number}.part"
-        save_file(part, temporary)
-        os.replace(temporary, folder / f"weights-{number}.safetensors")
-
-
-def load_shards(model: LlamaForCausalLM, folder: Path) -> None:
-    weights: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        weights.update(load_file(path))
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    if set(missing) - {"lm_head.weight"} or unexpected:
-        sys.exit(f"the shards in {folder} do not fit the model: missing {missing}, unexpected {unexpected}")
-    model.tie_weights()
-
-
 def last_step(folder: Path) -> int:
     """The step a log ends at."""
     lines = (folder / "training.jsonl").read_text().splitlines()
@@ -268,15 +187,60 @@ def timed_rate(peak: float, elapsed: float, limit: float, since: int) -> float:
     return peak * max(0.0, 1.0 - elapsed / max(limit, 1e-9)) * min(1.0, (since + 1) / REWARM)
 
 
+class Ranks:
+    """The processes that train together: this one alone, or torchrun's."""
+
+    def __init__(self, device: str):
+        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.device = device
+        if self.size > 1:
+            if device != "cpu":
+                self.device = f"{device}:{os.environ['LOCAL_RANK']}"
+                torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group()  # the backend of each device's tensors: gloo's of the CPU's
+
+    def average(self, tensors: list[torch.Tensor]) -> None:
+        if self.size > 1:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            dist.all_reduce(flat)
+            flat /= self.size
+            parts = flat.split([tensor.numel() for tensor in tensors])
+            torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+
+    def agree(self, seconds: float) -> float:
+        """The first rank's: rates that differ, or an end that one rank alone reaches, would part the weights."""
+        if self.size == 1:
+            return seconds
+        value = torch.tensor([seconds], dtype=torch.float64)
+        dist.broadcast(value, 0)
+        return value.item()
+
+    def finish(self, parameters: list[torch.Tensor]) -> None:
+        """Ends the group; says whether the ranks' weights are the same, as they should be."""
+        if self.size == 1:
+            return
+        total = torch.stack([parameter.detach().double().sum() for parameter in parameters]).sum().cpu()
+        totals = [torch.zeros_like(total) for _ in range(self.size)]
+        dist.all_gather(totals, total)
+        dist.destroy_process_group()
+        if any(each != total for each in totals) and self.rank == 0:
+            print(f"the ranks' weights differ, their sums are {[each.item() for each in totals]}", file=sys.stderr)
+
+
 def train(options: argparse.Namespace) -> None:
     began = time.time()
+    ranks = Ranks(options.device)
+    options.device = ranks.device
     options.out.mkdir(parents=True, exist_ok=True)
     options.state.mkdir(parents=True, exist_ok=True)
+    if ranks.rank == 0:
+        unpack_tokens(options.data, options.state)
+    ranks.agree(0)  # the others wait for it
     array = unpack_tokens(options.data, options.state)
     words = split_words((options.data / "words.txt").read_text().split(), "train")
     torch.set_float32_matmul_precision("high")
     model = build_model(options)
-    log_path = options.out / "training.jsonl"
+    log_path = options.out / ("training.jsonl" if ranks.rank == 0 else f"training-{ranks.rank}.jsonl")
     state_path = options.state / "state.pt"
     start, fresh = 0, 0
     state = torch.load(state_path, map_location="cpu", weights_only=True) if state_path.exists() else None
@@ -306,7 +270,7 @@ def train(options: argparse.Namespace) -> None:
     )
 
     batches = DataLoader(
-        Batches(array, options.data / "tokenizer.json", words, options),
+        Batches(array, options.data / "tokenizer.json", words, options, ranks.rank, ranks.size),
         batch_size=None,
         sampler=range(start, options.steps),
         num_workers=options.workers,
@@ -321,8 +285,10 @@ def train(options: argparse.Namespace) -> None:
     backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel(backends, set_priority=True):
         for ids, weights in batches:
+            if ranks.size == 1 or step % AGREE_EVERY == 0 or step == start:
+                elapsed = ranks.agree(time.time() - began)
             if options.peak:
-                factor = timed_rate(options.peak, time.time() - began, options.minutes * 60, step - fresh)
+                factor = timed_rate(options.peak, elapsed, options.minutes * 60, step - fresh)
             else:
                 factor = rate(step, options.steps, options.decay_steps, step - fresh)
             for group, lr in full:
@@ -331,6 +297,7 @@ def train(options: argparse.Namespace) -> None:
                 model, ids.to(options.device, non_blocking=True), weights.to(options.device, non_blocking=True)
             )
             loss.backward()
+            ranks.average([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
             torch.nn.utils.clip_grad_norm_(others, 1.0)
             muon.step()
             adam.step()
@@ -344,7 +311,7 @@ def train(options: argparse.Namespace) -> None:
                 seconds = time.time() - clock
                 entry = {
                     "step": step, "loss": round(loss_, 4), "plain": round(plain, 4), "answers": round(answers, 4),
-                    "rate": round(factor, 4), "tokens_per_second": round(done * options.tokens / seconds),
+                    "rate": round(factor, 4), "tokens_per_second": round(done * options.tokens * ranks.size / seconds),
                     "seconds": round(time.time() - began, 1),
                 }  # fmt: skip
                 if not np.isfinite(loss_):
@@ -357,11 +324,14 @@ def train(options: argparse.Namespace) -> None:
                     print(entry, flush=True)
                 sums.zero_()
                 clock, done = time.time(), 0
-            if step % KEEP_EVERY == 0:
+            if step % KEEP_EVERY == 0 and ranks.rank == 0:
                 keep(options, model, muon, adam, step, fresh)
             # The device runs behind: the clock is right to within the few steps that are queued.
-            if time.time() - began > options.minutes * 60:
+            if elapsed > options.minutes * 60:
                 break
+    ranks.finish(list(model.parameters()))
+    if ranks.rank > 0:
+        return
     log.write(json.dumps({"step": step, "kept": True}) + "\n")
     log.close()
     keep(options, model, muon, adam, step, fresh)

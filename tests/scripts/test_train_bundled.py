@@ -20,9 +20,13 @@ if not (SCRIPTS / "train_bundled.py").exists():
     pytest.skip("needs the checkout's scripts folder", allow_module_level=True)
 sys.path.insert(0, str(SCRIPTS))
 
+import bundled_batches  # noqa: E402
 import bundled_check  # noqa: E402
+import bundled_documents  # noqa: E402
 import bundled_misses  # noqa: E402
+import bundled_mixes  # noqa: E402
 import bundled_sequences  # noqa: E402
+import bundled_shards  # noqa: E402
 import bundled_variety  # noqa: E402
 import bundled_wording  # noqa: E402
 import bundled_wordings  # noqa: E402
@@ -53,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sequences(data: Path, tmp_path_factory: pytest.TempPathFactory) -> bundled_sequences.Sequences:
-    array = train_bundled.unpack_tokens(data, tmp_path_factory.mktemp("array"))
+    array = bundled_batches.unpack_tokens(data, tmp_path_factory.mktemp("array"))
     words = split_words((data / "words.txt").read_text().split(), "train")
     return bundled_sequences.Sequences(np.load(array), Tokenizer.from_file(str(data / "tokenizer.json")), words)
 
@@ -89,7 +93,7 @@ def test_the_heaviest_tokens_are_the_answers(sequences: bundled_sequences.Sequen
     for seed in range(60):
         ids, weights = sequences.row(random.Random(seed), 512)
         text = sequences.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
-        heavy = weights > bundled_sequences.PLAIN
+        heavy = weights > bundled_documents.PLAIN
         starts = np.flatnonzero(heavy & ~np.roll(heavy, 1))
         stops = np.flatnonzero(heavy & ~np.roll(heavy, -1)) + 1
         for start, stop in zip(starts, stops, strict=True):
@@ -178,19 +182,53 @@ def test_a_training_cut_in_two_ends_as_one_in_a_piece(
 
 def test_shards_alone_are_enough_to_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_bundled, "finish", lambda *_: None)
-    monkeypatch.setattr(train_bundled, "SHARD_BYTES", 2**16)
+    monkeypatch.setattr(bundled_shards, "SHARD_BYTES", 2**16)
     train_bundled.train(options(data, tmp_path / "first", "--steps", "3", "--minutes", "0"))
     shards = sorted((tmp_path / "first").glob("weights-*.safetensors"))
     assert len(shards) > 1
     other = train_bundled.build_model(options(data, tmp_path, "--seed", "5"))
-    train_bundled.load_shards(other, tmp_path / "first")
+    bundled_shards.load_shards(other, tmp_path / "first")
     state = torch.load(tmp_path / "first" / "state.pt", weights_only=True)
     assert all(torch.equal(tensor, state["model"][name]) for name, tensor in other.state_dict().items())
     train_bundled.train(options(data, tmp_path / "second", "--steps", "3", "--resume", str(tmp_path / "first")))
     assert train_bundled.last_step(tmp_path / "second") == 3
     shards[0].unlink()
     with pytest.raises(SystemExit, match="missing"):
-        train_bundled.load_shards(other, tmp_path / "first")
+        bundled_shards.load_shards(other, tmp_path / "first")
+
+
+@pytest.mark.parametrize("layers", [4, 5, 6])
+def test_a_grown_model_computes_the_same(data: Path, tmp_path: Path, layers: int) -> None:
+    small = train_bundled.build_model(options(data, tmp_path, "--layers", "3"))
+    for parameter in small.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    bundled_shards.save_shards(small, tmp_path)
+    large = train_bundled.build_model(options(data, tmp_path, "--layers", str(layers)))
+    bundled_shards.load_shards(large, tmp_path)
+    ids = torch.arange(2, 40)[None]
+    with torch.inference_mode():
+        assert torch.equal(small(ids).logits, large(ids).logits)
+    loss, _ = train_bundled.loss_and_parts(large, ids, torch.full_like(ids, 8))
+    loss.backward()
+    assert all(layer.mlp.down_proj.weight.grad.any() for layer in large.model.layers)
+    with pytest.raises(SystemExit, match="grow to 6 at most"):
+        bundled_shards.load_shards(train_bundled.build_model(options(data, tmp_path, "--layers", "7")), tmp_path)
+    with pytest.raises(SystemExit, match="do not fit"):
+        bundled_shards.load_shards(train_bundled.build_model(options(data, tmp_path, "--layers", "2")), tmp_path)
+
+
+def test_two_ranks_train_one_model(data: Path, tmp_path: Path) -> None:
+    """They see different rows, keep the same weights, and end together; one rank's run is another."""
+    small = "--width 32 --layers 1 --heads 2 --feed-forward 48 --tokens 2048 --workers 0 --device cpu --steps 9"
+    command = [str(SCRIPTS / "train_bundled.py"), "--data", str(data), *small.split(), "--minutes", "0"]
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*ranks, *command, "--out", str(tmp_path / "two")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "differ" not in done.stderr
+    subprocess.run([sys.executable, *command, "--out", str(tmp_path / "one")], check=True, capture_output=True)
+    assert train_bundled.last_step(tmp_path / "two") == train_bundled.last_step(tmp_path / "one") == 1
+    two, one = (torch.load(tmp_path / name / "state.pt", weights_only=True)["model"] for name in ("two", "one"))
+    assert any(not torch.equal(tensor, one[name]) for name, tensor in two.items())
 
 
 def test_rate_warms_up_stays_and_falls_to_zero() -> None:
@@ -220,11 +258,9 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
     assert bundled_check.beats([1.0, 2.0], [3.0, 2.0]) == 0.875
 
 
-@pytest.mark.parametrize("mix", ["wide", "written"])
+@pytest.mark.parametrize("mix", ["wide", "written", "dense"])
 def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences, mix: str) -> None:
-    wide = bundled_sequences.Sequences(
-        sequences.tokens, sequences.tokenizer, sequences.words, bundled_sequences.MIXES[mix]
-    )
+    wide = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, bundled_mixes.MIXES[mix])
     held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
     rng = random.Random(3)
     for i in range(600):
@@ -294,9 +330,9 @@ def test_timed_rate_warms_up_and_ends_at_zero() -> None:
 
 def test_a_row_that_cannot_be_made_costs_no_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = options(data, tmp_path, "--mix", "wide")
-    array = train_bundled.unpack_tokens(data, tmp_path)
+    array = bundled_batches.unpack_tokens(data, tmp_path)
     words = split_words((data / "words.txt").read_text().split(), "train")
-    batches = train_bundled.Batches(array, data / "tokenizer.json", words, chosen)
+    batches = bundled_batches.Batches(array, data / "tokenizer.json", words, chosen)
     whole = bundled_sequences.Sequences.row
     calls: list[int] = []
 

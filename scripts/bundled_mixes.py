@@ -1,0 +1,47 @@
+"""What the rows of a training of the bundled model are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from npukv.evaluation.facts import KINDS
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What rows are made of; shares of 1, weights in eighths."""
+
+    plain_rows: float  # rows of nothing but text
+    body: int  # weight of the text around facts
+    question: int  # weight of a question
+    reworded: float  # facts worded freely (bundled_wording); the others as the templates have it
+    invented: float  # made-up words beside the real ones
+    kin: float  # contexts whose keys share words
+    paired: float  # questions for two facts at once
+    several: float  # questions for all values of a key
+    families: tuple[float, float, float, float, float]  # facts, needles, pairs, variables, common; the rest is coded
+    wide: float = 0.0  # of the reworded facts, those in sentences of any form (bundled_wide)
+    double: float = 0.0  # values of two words
+    misses: float = 0.0  # facts asked for that have near misses and empty sentences in such forms beside them
+    written: float = 0.04  # of those sentences, the ones whose forms were written by hand (bundled_wordings)
+    kinds: tuple[str, ...] = KINDS  # drawn from, each as often as it stands here
+    facts: tuple[int, ...] = (1, 1, 1, 2, 3, 4, 6, 8, 8, 12, 16, 20)  # of a context, likewise
+    questions: tuple[int, ...] = (1, 1, 2, 4, 6, 8)  # likewise
+
+
+MIXES = {
+    "listed": Mix(0.30, 2, 4, 0.0, 0.0, 0.30, 0.10, 0.06, (0.70, 0.12, 0.04, 0.06, 0.04)),
+    "free": Mix(0.12, 1, 8, 0.85, 0.25, 0.45, 0.13, 0.08, (0.72, 0.11, 0.03, 0.07, 0.04)),
+    "wide": Mix(0.16, 1, 8, 0.92, 0.40, 0.45, 0.12, 0.07, (0.74, 0.10, 0.03, 0.06, 0.04), 0.78, 0.04, 0.30),
+    "written": Mix(0.16, 1, 8, 0.95, 0.40, 0.45, 0.12, 0.07, (0.74, 0.10, 0.03, 0.06, 0.04), 0.85, 0.04, 0.30, 0.65),
+}
+# Most of a row's tokens teach the language, which is there by now: more questions, of what is missed most.
+MIXES["dense"] = replace(
+    MIXES["written"],
+    plain_rows=0.10,
+    families=(0.80, 0.08, 0.02, 0.05, 0.03),
+    written=0.78,
+    kinds=("number", "pass key", "word", "word", "word", "place", "place"),
+    facts=(1, 4, 8, 8, 12, 16, 20, 24, 28),
+    questions=(1, 4, 12, 24, 32),
+)
