@@ -197,7 +197,9 @@ class Ranks:
             if device != "cpu":
                 self.device = f"{device}:{os.environ['LOCAL_RANK']}"
                 torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
-            dist.init_process_group()  # the backend of each device's tensors: gloo's of the CPU's
+            # Gloo for the CPU's tensors (ranks agree on the time) beside the device's own.
+            own = "" if device == "cpu" else f",{device}:{dist.get_default_backend_for_device(device)}"
+            dist.init_process_group("cpu:gloo" + own)
 
     def average(self, tensors: list[torch.Tensor]) -> None:
         if self.size > 1:
