@@ -24,6 +24,7 @@ class Mix:
     double: float = 0.0  # values of two words
     misses: float = 0.0  # facts asked for that have near misses and empty sentences in such forms beside them
     written: float = 0.04  # of those sentences, the ones whose forms were written by hand (bundled_wordings)
+    varied: float = 0.0  # of those in turn, the ones in which words are exchanged (bundled_substitutes)
     kinds: tuple[str, ...] = KINDS  # drawn from, each as often as it stands here
     facts: tuple[int, ...] = (1, 1, 1, 2, 3, 4, 6, 8, 8, 12, 16, 20)  # of a context, likewise
     questions: tuple[int, ...] = (1, 1, 2, 4, 6, 8)  # likewise
@@ -45,3 +46,4 @@ MIXES["dense"] = replace(
     facts=(1, 4, 8, 8, 12, 16, 20, 24, 28),
     questions=(1, 4, 12, 24, 32),
 )
+MIXES["varied"] = replace(MIXES["dense"], varied=0.6)

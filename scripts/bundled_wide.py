@@ -13,6 +13,7 @@ import bundled_variety as lists
 from bundled_phrases import Phrases
 from bundled_pieces import BE
 from bundled_statements import Statements
+from bundled_substitutes import Substitutes
 from bundled_wordings import read_forms
 
 from npukv.evaluation import templates
@@ -20,11 +21,14 @@ from npukv.evaluation.facts import Fact
 
 
 class Wide(Statements):
-    """Words facts freely; ``words`` are the pool (train split), ``written`` the share of forms written by hand."""
+    """Words facts freely; ``words`` are the pool (train split), ``written`` the share of forms written by hand,
+    ``varied`` that of those with other words in them."""
 
-    def __init__(self, phrases: Phrases, words: list[str], written: float = 0.04):
+    def __init__(self, phrases: Phrases, words: list[str], written: float = 0.04, varied: float = 0.0):
         super().__init__(phrases, words)
-        self.forms, self.written = read_forms(), written
+        self.forms, self.written, self.varied = read_forms(), written, varied
+        fillable = (name for name in self.forms if not name.startswith(("ATTRIBUTES", "VERBS")))
+        self.substitutes = Substitutes((form for name in fillable for form in self.forms[name]), words)
 
     def reword(self, rng: random.Random, fact: Fact) -> Fact:
         """The same fact, stated, asked for and answered in other words."""
@@ -51,8 +55,12 @@ class Wide(Statements):
 
     def _written(self, rng: random.Random, fact: Fact, name: str) -> str:
         """By a form written by hand; every fourth statement with something around it."""
-        text = self._fill(fact, rng.choice(self.forms[name]))
+        text = self._fill(fact, self._form(rng, name))
         return self._around(rng, text, fact) if name.endswith("STATEMENTS") and rng.random() < 0.25 else text
+
+    def _form(self, rng: random.Random, name: str) -> str:
+        form = rng.choice(self.forms[name])
+        return self.substitutes(rng, form) if self.varied and rng.random() < self.varied else form
 
     # Questions and the beginnings of answers
 
@@ -149,7 +157,7 @@ class Wide(Statements):
         """A sentence about what is asked that does not tell it."""
         kind = "PLACE_EMPTY" if fact.kind == "place" else "EMPTY"
         if fact.key and kind in self.forms and rng.random() < self.written:
-            return self._fill(fact, rng.choice(self.forms[kind]))
+            return self._fill(fact, self._form(rng, kind))
         if fact.kind == "place":
             form = rng.choice(
                 (

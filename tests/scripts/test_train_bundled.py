@@ -27,6 +27,7 @@ import bundled_misses  # noqa: E402
 import bundled_mixes  # noqa: E402
 import bundled_sequences  # noqa: E402
 import bundled_shards  # noqa: E402
+import bundled_substitutes  # noqa: E402
 import bundled_variety  # noqa: E402
 import bundled_wording  # noqa: E402
 import bundled_wordings  # noqa: E402
@@ -258,7 +259,7 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
     assert bundled_check.beats([1.0, 2.0], [3.0, 2.0]) == 0.875
 
 
-@pytest.mark.parametrize("mix", ["wide", "written", "dense"])
+@pytest.mark.parametrize("mix", ["wide", "written", "varied"])
 def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences, mix: str) -> None:
     wide = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, bundled_mixes.MIXES[mix])
     held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
@@ -301,6 +302,24 @@ def test_written_forms_have_the_fields_of_their_section() -> None:
             if not section.endswith("PREFIXES"):
                 assert "t" in fields if place else "a" in fields, form
                 assert alone or {"k", "K"} & set(fields), form
+
+
+def test_exchanged_words_leave_fields_and_build() -> None:
+    common = ["every word of this form will stand often"] * 400
+    forms = [*common, "The {a} of {k}, painted quickly on 12 barrels, {past} {v}!", "a walrus sang loudly"]
+    substitutes = bundled_substitutes.Substitutes(forms, ["walked", "gladly", "stones"])
+    substitutes.kept = {"every", "word"}
+    rng, seen = random.Random(0), set()
+    for _ in range(300):
+        text = substitutes(rng, forms[-2])
+        seen.add(text)
+        head, rest = text.split("{k}, ")
+        assert head == "The {a} of " and rest.endswith(" {past} {v}!")
+        first, second, on, number, last, *_ = rest.split()
+        assert first in ("painted", "walked") and second in ("quickly", "loudly", "gladly") and on == "on"
+        assert len(number) == 2 and number.isdigit() and last in ("barrels,", "stones,", "walrus,")
+    assert len(seen) > 50
+    assert all(substitutes(rng, "every word") == "every word" for _ in range(50))
 
 
 def test_documents_end_anywhere(sequences: bundled_sequences.Sequences) -> None:
