@@ -90,7 +90,7 @@ def score_segments(  # type: ignore[misc]  # the overloads only tell one result 
             the question's rare words near one another; "sketch", half by those and half by a sketch of the text's keys;
             "bm25", its tokens anywhere in a segment; "8bit", scores by 8-bit matrix products. Scores of the others are
             infinite.
-        shortlist: how many those are: "1%", or a number of segments.
+        shortlist: how many those are: a share such as "1%", but at least 16, or a number of segments.
         forward: how the model reads: "plain", its own way; "fused", compiled blocks; "8bit", those with 8-bit products;
             "auto", fused where long work on a card makes up for compiling; or a `FastForward` made before.
         ranks: from `npukv.parallel.ranks.join`, where several processes share the work. All of them make the same call

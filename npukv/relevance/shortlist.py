@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MODES = ("exact", "sketch", "words", "bm25", "8bit")
 #: Of the segments, in the modes that take a cheaper look first.
 SHORTLIST = "1%"
+#: Of a small text a share is less than a look can tell apart, and so many cost nothing.
+FEWEST = 16
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,19 +40,20 @@ def check_mode(mode: str) -> str:
 
 
 def shortlist_size(wanted: str | int, segments: int) -> int:
-    """How many of so many segments "1%", "0.5%" or "200" (or 200) are: at least one.
+    """How many of so many segments "1%", "0.5%" or "200" (or 200) are: of a share at least FEWEST.
 
     Raises:
         InputError: anything else.
     """
     text = str(wanted).strip()
     try:
-        share = float(text[:-1]) / 100 * segments if text.endswith("%") else float(int(text))
+        given = float(text[:-1]) if text.endswith("%") else float(int(text))
     except ValueError:
-        share = 0.0
-    if not 0 < share < float("inf"):
+        given = 0.0
+    if not 0 < given < float("inf"):
         raise InputError(f"got a shortlist of {wanted!r}, expected a share such as 1% or a number of segments")
-    return min(segments, max(1, round(share)))
+    count = max(FEWEST, round(given / 100 * segments)) if text.endswith("%") else round(given)
+    return min(segments, count)
 
 
 def shortlists(

@@ -241,7 +241,8 @@ def test_an_answer_never_rests_on_what_was_not_scored_but_as_a_neighbour(deep: A
 
 
 @pytest.mark.parametrize(
-    ("wanted", "count"), [("1%", 10), ("0.1%", 1), ("0.01%", 1), ("200", 200), (7, 7), ("100%", 1000), (5000, 1000)]
+    ("wanted", "count"),
+    [("5%", 50), ("1%", 16), ("0.01%", 16), ("200", 200), (7, 7), ("1", 1), ("100%", 1000), (5000, 1000)],
 )
 def test_shortlist_sizes(wanted: Any, count: int) -> None:
     assert shortlist_size(wanted, 1000) == count
