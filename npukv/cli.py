@@ -57,7 +57,7 @@ Mode = Annotated[
     ),
 ]
 Forward = Annotated[str, typer.Option(help="How the model reads: auto, plain, fused (compiled blocks) or 8bit.")]
-Shortlist = Annotated[str, typer.Option(help="How many segments the other modes score: a share (1%, at least 16) or a number.")]
+Shortlist = Annotated[str, typer.Option(help="How many segments the other modes score: 1% (at least 16) or a number.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Greatest length of the answer.")]
 
 _MEASURE = "certainty+question"
