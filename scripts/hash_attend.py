@@ -38,105 +38,19 @@ def _scored_again(
     return found
 
 
-@triton.jit
-def _places(
-    at, last, before, list_row, room, lowest, chunk, begin, end, forced, sinks, threshold, since,
-    SPLITS: tl.constexpr, LEVELS: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """Positions of a tile of the row's items (sink tokens, recent ones, then the lists), and which are chosen."""
-    index = at + tl.arange(0, TILE)
-    free_one = index - forced
-    of = tl.zeros([TILE], tl.int32)  # the list: the last one that begins at or before the item
-    for b in tl.static_range(LEVELS):
-        middle = of + (SPLITS >> (b + 1))
-        of = tl.where(tl.gather(before, middle, 0) <= free_one, middle, of)
-    offset = of * room + free_one - tl.gather(before, of, 0)
-    in_list = (index < last) & (free_one >= 0)
-    item = tl.load(list_row + tl.where(in_list, offset, 0), mask=in_list, other=0)
-    position = lowest + of * chunk + (item & 0xFFFF)
-    score = item >> 16
-    taken = in_list & ((score < threshold) | ((score == threshold) & (position >= since)))
-    sure = (free_one < 0) & (index < last)
-    position = tl.where(sure, tl.where(index < sinks, begin + index, end - forced + index), position)
-    return position, taken | sure
-
-
-@triton.jit
-def _seen(
-    q, key_head, value_head, place, present, key_c, value_c, safe_column, in_width, scale, most, weight, mean,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr,
-):  # fmt: skip
-    """Attention goes on over the keys at `place` that are `present`, if there are any."""
-    loaded = present[:, None]
-    if WIDTH != PADDED:
-        loaded = loaded & in_width[None, :]
-    place = tl.where(present, place, 0).to(tl.int64)
-    k = tl.load(key_head + place[:, None] * key_c + safe_column[None, :], mask=loaded, other=0.0)
-    v = tl.load(value_head + place[:, None] * value_c + safe_column[None, :], mask=loaded, other=0.0)
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * 1.4426950408889634)
-    scores = tl.where(present[None, :], scores, float("-inf"))
-    now = tl.maximum(most, tl.max(scores, axis=1))
-    base = tl.where(now == float("-inf"), 0.0, now)
-    shrink = tl.exp2(most - base)
-    weights = tl.exp2(scores - base[:, None])
-    weight = weight * shrink + tl.sum(weights, axis=1)
-    mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-    return now, weight, mean
-
-
-@triton.jit
-def _merged(
-    outs, lses, out, lse, first_row, rows_all, parts, safe_column, in_width,
-    GROUP: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr,
-):  # fmt: skip
-    """One group's parts merged, by the program that is the last to have written one."""
-    vector = tl.arange(0, HEADS)
-    real = vector < GROUP
-    row = first_row + tl.minimum(vector, GROUP - 1)
-    most = tl.full([HEADS], float("-inf"), tl.float32)
-    total = tl.zeros([HEADS], tl.float32)
-    mean = tl.zeros([HEADS, PADDED], tl.float32)
-    for start in range(0, parts, PARTS):
-        part = start + tl.arange(0, PARTS)
-        there = part < parts
-        at = tl.where(there, part, 0).to(tl.int64)[:, None] * rows_all + row[None, :]
-        each = tl.load(lses + at, mask=there[:, None], other=float("-inf"), cache_modifier=".cg")
-        partial = tl.load(
-            outs + at[:, :, None] * WIDTH + safe_column[None, None, :],
-            mask=there[:, None, None] & in_width[None, None, :], other=0.0, cache_modifier=".cg",
-        )  # fmt: skip
-        partial = tl.where((each > float("-inf"))[:, :, None], partial, 0.0)
-        now = tl.maximum(most, tl.max(each, axis=0))
-        base = tl.where(now == float("-inf"), 0.0, now)
-        shrink = tl.exp2((most - base) * 1.4426950408889634)
-        weights = tl.exp2((each - base[None, :]) * 1.4426950408889634)
-        total = total * shrink + tl.sum(weights, axis=0)
-        mean = mean * shrink[:, None] + tl.sum(weights[:, :, None] * partial, axis=0)
-        most = now
-    none = total == 0.0
-    safe = tl.where(none, 1.0, total)
-    tl.store(
-        out + row.to(tl.int64)[:, None] * WIDTH + safe_column[None, :], (mean / safe[:, None]).to(out.dtype.element_ty),
-        mask=real[:, None] & in_width[None, :],
-    )  # fmt: skip
-    tl.store(lse + row, tl.where(none, float("-inf"), most + tl.log2(safe) * 0.6931471805599453), mask=real)
-
-
 @triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
 def _attend_kernel(
     query_codes_ptr, codes_ptr, list_ptr, fine_ptr, totals_ptr, listed_ptr, cutoff_ptr, chosen_ptr, length_ptr,
-    start_ptr, query, key, value, outs, lses, out, lse, done_ptr, scale,
+    start_ptr, query, key, value, outs, lses, scale,
     query_b, query_h, key_b, key_h, key_c, value_b, value_h, value_c,
     capacity, kv_heads, budget, sink, recent, room, rows_all,
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, SPLITS: tl.constexpr,
     LEVELS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
-    DIRECT: tl.constexpr, FUSED: tl.constexpr, PARTS: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     """A share of a row's listed tokens, and attention to the chosen ones: outs [parts, B, Hq, 1, D], lses without D.
 
-    DIRECT: tile by tile, the chosen ones of each; else their positions are written to `chosen`, scratch, and attended
-    to in full blocks. FUSED: a row's last program merges its parts (into out, lse); `done` [rows] counts them from 0.
+    `chosen` is scratch.
     """
     part, parts = tl.program_id(0), tl.num_programs(0)
     row = tl.program_id(1).to(tl.int64)
@@ -198,38 +112,52 @@ def _attend_kernel(
             query_codes_ptr, codes_ptr + row * capacity * WORDS, chosen, row, tl.minimum(capacity, 1), lowest, free,
             need, forced, begin, end, sinks, first, last, GROUP, WORDS, PLANES, BITS, 128,
         )  # fmt: skip
+    found = last
+    if misled == 0:
+        found = 0
+        for at in range(first, last, TILE):
+            index = at + tl.arange(0, TILE)
+            free_one = index - forced  # the sink tokens, then the recent ones, then those of the lists
+            of = tl.zeros([TILE], tl.int32)  # the list: the last one that begins at or before the item
+            for b in tl.static_range(LEVELS):
+                middle = of + (SPLITS >> (b + 1))
+                of = tl.where(tl.gather(before, middle, 0) <= free_one, middle, of)
+            offset = of * room + free_one - tl.gather(before, of, 0)
+            in_list = (index < last) & (free_one >= 0)
+            item = tl.load(list_row + tl.where(in_list, offset, 0), mask=in_list, other=0)
+            position = lowest + of * chunk + (item & 0xFFFF)
+            score = item >> 16
+            taken = in_list & ((score < threshold) | ((score == threshold) & (position >= since)))
+            sure = (free_one < 0) & (index < last)
+            position = tl.where(sure, tl.where(index < sinks, begin + index, end - forced + index), position)
+            taken = (taken | sure).to(tl.int32)
+            running = tl.cumsum(taken, 0)
+            tl.store(chosen + tl.where(taken > 0, found + running - 1, 0), position, mask=taken > 0)
+            found += tl.sum(taken, 0)
+        tl.debug_barrier()  # the positions are read by other threads than wrote them
+
     most = tl.full([ROWS], float("-inf"), tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
     mean = tl.zeros([ROWS, PADDED], tl.float32)
     key_head = key + batch * key_b + head * key_h
     value_head = value + batch * value_b + head * value_h
-    found = last
-    if misled == 0:
-        found = 0
-        for at in range(first, last, TILE):
-            position, taken = _places(
-                at, last, before, list_row, room, lowest, chunk, begin, end, forced, sinks, threshold, since,
-                SPLITS, LEVELS, TILE,
-            )  # fmt: skip
-            if DIRECT:
-                most, weight, mean = _seen(
-                    q, key_head, value_head, position, taken, key_c, value_c, safe_column, in_width, scale,
-                    most, weight, mean, WIDTH, PADDED,
-                )  # fmt: skip
-            else:
-                running = tl.cumsum(taken.to(tl.int32), 0)
-                tl.store(chosen + tl.where(taken, found + running - 1, 0), position, mask=taken)
-                found += tl.sum(taken.to(tl.int32), 0)
-        if not DIRECT:
-            tl.debug_barrier()  # the positions are read by other threads than wrote them
     for at in tl.range(0, found, BLOCK, num_stages=STAGES):
         rank = at + tl.arange(0, BLOCK)
         present = rank < found
-        place = tl.load(chosen + tl.where(present, rank, 0), mask=present, other=0)
-        most, weight, mean = _seen(
-            q, key_head, value_head, place, present, key_c, value_c, safe_column, in_width, scale,
-            most, weight, mean, WIDTH, PADDED,
-        )  # fmt: skip
+        place = tl.load(chosen + tl.where(present, rank, 0), mask=present, other=0).to(tl.int64)
+        loaded = present[:, None]
+        if WIDTH != PADDED:
+            loaded = loaded & in_width[None, :]
+        k = tl.load(key_head + place[:, None] * key_c + safe_column[None, :], mask=loaded, other=0.0)
+        v = tl.load(value_head + place[:, None] * value_c + safe_column[None, :], mask=loaded, other=0.0)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * 1.4426950408889634)
+        scores = tl.where(present[None, :], scores, float("-inf"))
+        now = tl.maximum(most, tl.max(scores, axis=1))  # at least one is present: never -inf
+        shrink = tl.exp2(most - now)
+        weights = tl.exp2(scores - now[:, None])
+        weight = weight * shrink + tl.sum(weights, axis=1)
+        mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        most = now
     none = weight == 0.0
     safe_weight = tl.where(none, 1.0, weight)
     mean = mean / safe_weight[:, None]
@@ -237,10 +165,3 @@ def _attend_kernel(
     out_row = part.to(tl.int64) * rows_all + batch * kv_heads * GROUP + query_head
     tl.store(outs + out_row[:, None] * WIDTH + safe_column[None, :], mean, mask=real[:, None] & in_width[None, :])
     tl.store(lses + out_row, sums, mask=real)
-    if FUSED:
-        tl.debug_barrier()  # every thread's part of the result comes before the count
-        if tl.atomic_add(done_ptr + row, 1, sem="acq_rel") == parts - 1:
-            _merged(
-                outs, lses, out, lse, (row * GROUP).to(tl.int32), rows_all, parts, safe_column, in_width,
-                GROUP, HEADS, WIDTH, PADDED, PARTS,
-            )  # fmt: skip

@@ -29,10 +29,7 @@ BEGIN = {"PROGRAMS": 2048, "PIECES": 32, "PART": 256, "num_warps": 4}
 #: Programs, most of a row, tokens per step, warps; how the list is counted at its end: "atomics" or "histogram".
 SIFT = {"PROGRAMS": 528, "SPLITS": 64, "BLOCK": 1024, "COUNT": "histogram", "num_warps": 4}
 #: Programs, listed tokens looked at and keys loaded per step, stages, warps.
-ATTEND = {
-    "PROGRAMS": 528, "TILE": 256, "BLOCK": 32, "STAGES": 3, "num_warps": 4, "DIRECT": False, "FUSED": False, "PARTS": 8,
-    "REGISTERS": None,
-}  # fmt: skip
+ATTEND = {"PROGRAMS": 528, "TILE": 256, "BLOCK": 32, "STAGES": 3, "num_warps": 4}
 MARGIN, WINDOW, MOST_BINS, WORDS = 6.0, 64, 128, 4
 
 
@@ -78,7 +75,7 @@ def _masks(masks_ptr, row, PLANES: tl.constexpr, WORDS: tl.constexpr):
 @triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
 def _begin_kernel(
     query_ptr, key_ptr, value_ptr, weights_ptr, keys_ptr, values_ptr, codes_ptr, slot_ptr, length_ptr, start_ptr,
-    query_codes_ptr, masks_ptr, sample_ptr, totals_ptr, done_ptr,
+    query_codes_ptr, masks_ptr, sample_ptr, totals_ptr,
     q_b, q_h, k_b, k_h, v_b, v_h, capacity, kv_heads, budget, sink, recent,
     GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, D_LIMIT: tl.constexpr, WORDS: tl.constexpr,
     WIDE: tl.constexpr, PLANES: tl.constexpr, WITH_START: tl.constexpr, PIECES: tl.constexpr, PART: tl.constexpr,
@@ -135,7 +132,6 @@ def _begin_kernel(
             tl.store(at, scoring._plane(pull, p).to(tl.int32, bitcast=True))
             tl.store(at + WORDS, scoring._plane(to_one, p).to(tl.int32, bitcast=True))
         tl.store(totals_ptr + row * WINDOW + tl.arange(0, WINDOW), tl.zeros([WINDOW], tl.int32))
-        tl.store(done_ptr + row, 0)
     if piece == PIECES - 1:
         slot = tl.load(slot_ptr + batch)
         fits = tl.where(slot < capacity, D, 0)
@@ -278,11 +274,11 @@ def hash_decode(
     splits, room = plan(rows, capacity)
     new = codes.new_empty
     asked, masks, sample = new(batch, heads, words), new(rows, 2 * count, words), new(rows, pieces, bins)
-    cutoff, totals, done = new(rows), new(rows, WINDOW), new(rows)
+    cutoff, totals = new(rows), new(rows, WINDOW)
     sizes = {"WORDS": words, "PLANES": count, "WITH_START": start is not None, "WINDOW": WINDOW}
     drawn = {"PIECES": pieces, "PART": BEGIN["PART"], "BINS": bins}
     _begin_kernel[(rows, pieces)](
-        query, key, value, weights, keys, values, codes, slot, length, start, asked, masks, sample, totals, done,
+        query, key, value, weights, keys, values, codes, slot, length, start, asked, masks, sample, totals,
         query.stride(0), query.stride(1), key.stride(0), key.stride(1), value.stride(0), value.stride(1),
         capacity, kv_heads, *bounds, GROUP=group, ROWS=max(16, triton.next_power_of_2(group + 1)),
         D=width, D_LIMIT=scoring._limit(width), WIDE=scoring._wide(key, weights),
@@ -306,16 +302,13 @@ def hash_decode(
     chosen = new(rows, parts, triton.cdiv(splits * room, parts))
     outs = query.new_empty((parts, *query.shape), dtype=torch.float32)
     lses = query.new_empty((parts, *query.shape[:3]), dtype=torch.float32)
-    out, lse = query.new_empty(query.shape), lses.new_empty(lses.shape[1:])
     hash_attend._attend_kernel[(parts, rows)](
         asked, codes, lists, fine, totals, listed, cutoff, chosen, length, start, query, keys, values, outs, lses,
-        out, lse, done, width**-0.5 if scale is None else scale,
+        width**-0.5 if scale is None else scale,
         *query.stride()[:2], *keys.stride()[:3], *values.stride()[:3], capacity, kv_heads, *bounds, room, batch * heads,
         GROUP=group, BITS=(group * words * 32).bit_length(), LEVELS=splits.bit_length() - 1, STEP=SIFT["BLOCK"],
         WIDTH=width, ROWS=attending._padded(group), PADDED=attending._padded(width), TILE=ATTEND["TILE"],
         BLOCK=ATTEND["BLOCK"], STAGES=ATTEND["STAGES"], num_warps=ATTEND["num_warps"],
-        maxnreg=ATTEND["REGISTERS"], DIRECT=ATTEND["DIRECT"], FUSED=ATTEND["FUSED"], PARTS=ATTEND["PARTS"],
-        HEADS=triton.next_power_of_2(group),
         **sizes,
     )  # fmt: skip
-    return (out, lse) if ATTEND["FUSED"] else attending._merge(outs, lses, query.dtype)
+    return attending._merge(outs, lses, query.dtype)

@@ -43,24 +43,23 @@ TOY = (Shape(1, 2, 1, 300, 32, aim=5),)
 #: Settings by axis.
 AXES: dict[str, dict[str, dict[str, Any]]] = {
     "attend": {
+        "1056": {"ATTEND": {"PROGRAMS": 1056}},
+        "2 stages": {"ATTEND": {"STAGES": 2}},
+        "tile 128": {"ATTEND": {"TILE": 128}},
+        "2 warps, tile 128": {"ATTEND": {"TILE": 128, "num_warps": 2}},
         "1 warp, tile 64": {"ATTEND": {"TILE": 64, "num_warps": 1}},
-        "fused": {"ATTEND": {"FUSED": True}},
-        "1 warp, tile 64, fused": {"ATTEND": {"TILE": 64, "num_warps": 1, "FUSED": True}},
-        "direct 64": {"ATTEND": {"DIRECT": True, "TILE": 64}},
-        "direct 64, fused": {"ATTEND": {"DIRECT": True, "TILE": 64, "FUSED": True}},
-        "direct 64, 2 warps, fused": {"ATTEND": {"DIRECT": True, "TILE": 64, "num_warps": 2, "FUSED": True}},
-        "direct 32, 1 warp, fused": {"ATTEND": {"DIRECT": True, "TILE": 32, "num_warps": 1, "FUSED": True}},
-        "direct 64, fused, 128 registers": {"ATTEND": {"DIRECT": True, "TILE": 64, "FUSED": True, "REGISTERS": 128}},
-        "direct 32, fused": {"ATTEND": {"DIRECT": True, "TILE": 32, "FUSED": True}},
-        "direct 128, fused": {"ATTEND": {"DIRECT": True, "TILE": 128, "FUSED": True}},
-        "1056, direct 32, fused": {"ATTEND": {"PROGRAMS": 1056, "DIRECT": True, "TILE": 32, "FUSED": True}},
+        "1056, 1 warp, tile 32": {"ATTEND": {"PROGRAMS": 1056, "TILE": 32, "num_warps": 1}},
+        "264, 8 warps": {"ATTEND": {"PROGRAMS": 264, "num_warps": 8, "BLOCK": 64}},
     },
-    "sample": {"16 pieces of 512": {"BEGIN": {"PIECES": 16, "PART": 512}}},
+    "sample": {
+        "16 pieces of 512": {"BEGIN": {"PIECES": 16, "PART": 512}},
+        "32 pieces of 512, margin 5": {"BEGIN": {"PART": 512}, "MARGIN": 5.0},
+        "margin 5": {"MARGIN": 5.0},
+    },
+    "sift": {"atomics": {"SIFT": {"COUNT": "atomics"}}},
 }
 ODD: tuple[dict[str, Any], ...] = (
-    {}, {"MARGIN": -8.0, "ATTEND": {"DIRECT": True, "TILE": 64, "FUSED": True}}, {"WINDOW": 4},
-    {"ATTEND": {"DIRECT": True, "TILE": 64, "FUSED": True}},
-    {"ATTEND": {"DIRECT": True, "TILE": 32, "num_warps": 1, "FUSED": True}},
+    {}, {"MARGIN": -8.0}, {"WINDOW": 4}, {"SIFT": {"COUNT": "atomics"}}, {"ATTEND": {"TILE": 64, "num_warps": 1}},
 )  # fmt: skip
 
 
@@ -184,7 +183,7 @@ def count_of(shape: Shape, toy: bool) -> int:
 
 def axes_of(toy: bool = False) -> dict[str, dict[str, dict[str, Any]]]:
     if toy:
-        return {"attend": {"direct 64, fused": AXES["attend"]["direct 64, fused"]}}
+        return {"attend": {"tile 128": AXES["attend"]["tile 128"]}}
     return AXES
 
 
@@ -253,7 +252,7 @@ def shape_entry(which: int, shape: Shape, device: Any, toy: bool, leave: Callabl
 
 
 def compile_all(out: Path, started: float) -> dict[str, str]:
-    jobs = [f"{which},{part},4" for which in range(4) for part in range(4)]
+    jobs = [f"{which},{part},3" for which in range(4) for part in range(3)]
     jobs += [f"{len(SHAPES)},{part},{len(ODD)}" for part in range(len(ODD))]
     program = [sys.executable, "-W", "ignore", __file__, "--out", str(out), "--warm"]
     running = [

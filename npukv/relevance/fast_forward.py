@@ -204,7 +204,17 @@ def choose_forward(lm: LanguageModel, wanted: str | FastForward, tokens: int) ->
     if wanted == "auto":
         fused = lm.device.torch_device.type != "cpu" and long and supports(lm.model)[0]
         return FastForward(lm) if fused else None
-    return None if wanted == "plain" else FastForward(lm, eight_bit=wanted == "8bit", compiled=long)
+    if wanted == "8bit":
+        return eight_bit_forward(lm, long)
+    return None if wanted == "plain" else FastForward(lm, compiled=long)
+
+
+def eight_bit_forward(lm: LanguageModel, compiled: bool) -> FastForward:
+    """The model's forward pass in 8 bits; its weights, half the bytes of 16-bit ones, are kept for later questions."""
+    kept: FastForward | None = lm.__dict__.get("_eight_bit_forward")
+    if kept is None or (compiled and not kept.compiled):
+        kept = lm.__dict__["_eight_bit_forward"] = FastForward(lm, eight_bit=True, compiled=compiled)
+    return kept
 
 
 def fastest_attention(

@@ -77,8 +77,7 @@ def cases(draw: st.DrawFn) -> dict:
     return {
         "group": group, "keys": keys, "end": end, "begin": begin, "bounds": (budget, sink, recent), "seed": seed,
         "near": near, "count": draw(st.sampled_from(["atomics", "histogram"])),
-        "attend": {"DIRECT": draw(st.booleans()), "FUSED": draw(st.booleans())},
-        "tile": draw(st.sampled_from([32, 64])),
+        "tile": draw(st.sampled_from([32, 128])),
     }  # fmt: skip
 
 
@@ -87,7 +86,7 @@ def cases(draw: st.DrawFn) -> dict:
 def test_it_attends_to_exactly_what_is_selected(case: dict) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(hash_launches.SIFT, "COUNT", case["count"])
-        patch.setattr(hash_launches, "ATTEND", hash_launches.ATTEND | case["attend"] | {"TILE": case["tile"]})
+        patch.setitem(hash_launches.ATTEND, "TILE", case["tile"])
         sees_the_selected(case)
 
 
@@ -105,12 +104,8 @@ def test_a_sample_that_misleads_is_noticed(misled: dict[str, float], monkeypatch
     assert called
 
 
-@pytest.mark.parametrize("attend", [{}, {"DIRECT": True, "TILE": 16}, {"FUSED": True}, {"DIRECT": True, "FUSED": True}])
 @pytest.mark.parametrize(("group", "capacity", "width"), [(1, 300, 24), (4, 250, 32)])
-def test_in_float64(
-    group: int, capacity: int, width: int, attend: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hash_launches, "ATTEND", hash_launches.ATTEND | attend)
+def test_in_float64(group: int, capacity: int, width: int) -> None:
     weights = random_orthogonal(2, width, 128)
     query, key, value = drawn(0, 2, 2 * group, 1, width), drawn(8, 2, 2, 1, width), drawn(9, 2, 2, 1, width)
     held = [drawn(seed, 2, 2, capacity, width) for seed in (2, 3)] + [draw_codes(4, 2, 2, capacity, 4)]

@@ -148,6 +148,15 @@ def test_experts_in_eight_bits(load_tiny: Callable[[str], Any], text: str, name:
     assert not np.array_equal(eight, plain)
 
 
+def test_eight_bit_weights_are_made_once(save_model: Callable[..., Path]) -> None:
+    lm = npukv.load(save_model("llama"), device="cpu")
+    first = fast_forward.choose_forward(lm, "8bit", 10)
+    assert first is fast_forward.choose_forward(lm, "8bit", 10)
+    compiled = fast_forward.choose_forward(lm, "8bit", 10**18)
+    assert compiled is not first and compiled.compiled  # worth compiling now, and at hand from here on
+    assert compiled is fast_forward.choose_forward(lm, "8bit", 10)
+
+
 def test_unknown_forwards_are_refused(llama: Any, text: str) -> None:
     with pytest.raises(InputError, match="got forward 'fast', expected one of: auto, plain, fused, 8bit"):
         npukv.score_segments(llama, text, QUESTIONS[0], forward="fast")
