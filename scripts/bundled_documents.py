@@ -49,11 +49,14 @@ class Documents:
         ids: list[int] = []
         weights: list[int] = []
         for each in asked:
-            tail = self.ids(f"\nQuestion: {each.question}\nAnswer:" + (f" {each.prefix}" if each.prefix else ""))
+            asking = self.ids(f"\nQuestion: {each.question}\nAnswer:")
+            # No weight: a model that has learnt that beginnings follow "Answer:" gives one wherever it is unsure.
+            begun = self.ids(f" {each.prefix}") if each.prefix else []
             answer = self.ids(f" {each.answer}.")
-            ids += tail + answer
+            ids += asking + begun + answer
             # A long answer (four UUIDs) shall not outweigh a row's other answers.
-            weights += [self.mix.question] * len(tail) + [max(8, min(ANSWER, 400 // len(answer)))] * len(answer)
+            weights += [self.mix.question] * len(asking) + [0] * len(begun)
+            weights += [max(8, min(ANSWER, 400 // len(answer)))] * len(answer)
         return [*ids, EOS], [*weights, END]
 
     def _join(self, context: list[int], asked: list[Asked]) -> tuple[list[int], list[int]]:

@@ -84,7 +84,7 @@ def test_rows_have_their_length_and_follow_from_the_seed(sequences: bundled_sequ
     for seed in range(40):
         ids, weights = sequences.row(random.Random(seed), length)
         assert ids.shape == weights.shape == (length + 1,)
-        assert ids[0] == 0 and weights.min() > 0
+        assert ids[0] == 0
         again, _ = sequences.row(random.Random(seed), length)
         assert (ids == again).all()
 
@@ -105,6 +105,16 @@ def test_the_heaviest_tokens_are_the_answers(sequences: bundled_sequences.Sequen
             found += 1
         assert ("\nQuestion:" in text) == bool(heavy.any())
     assert found > 50
+
+
+def test_beginnings_of_answers_are_given_and_not_learnt(sequences: bundled_sequences.Sequences) -> None:
+    """A model that had learnt them began its answers so wherever it was unsure, and asked for nothing but the value."""
+    asked = [bundled_documents.Asked("Which?", "It is the", "oak"), bundled_documents.Asked("And where?", "", "hall")]
+    ids, weights = sequences._tail(asked)
+    text = sequences.tokenizer.decode(ids, skip_special_tokens=False)
+    assert text == "\nQuestion: Which?\nAnswer: It is the oak.\nQuestion: And where?\nAnswer: hall.<|eos|>"
+    learnt = [i for i, weight in zip(ids, weights, strict=True) if weight]
+    assert sequences.tokenizer.decode(learnt) == text.replace(" It is the", "").replace("<|eos|>", "")
 
 
 def test_training_never_shows_held_out_forms_or_words(sequences: bundled_sequences.Sequences) -> None:
