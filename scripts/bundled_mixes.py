@@ -47,3 +47,5 @@ MIXES["dense"] = replace(
     questions=(1, 4, 12, 24, 32),
 )
 MIXES["varied"] = replace(MIXES["dense"], varied=0.6)
+# Where values of two words are shown, a word beside the value is taken along with it.
+MIXES["single"] = replace(MIXES["varied"], double=0.0)
