@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from argparse import Namespace
 from importlib.metadata import PackageNotFoundError, version
@@ -50,6 +51,8 @@ def as_given(options: Namespace) -> dict[str, str]:
     def plain(value: Any) -> Any:
         if isinstance(value, list):
             return [plain(one) for one in value]
+        if isinstance(value, str) and os.sep in value and Path(value).exists():
+            return Path(value).name
         return value.name if isinstance(value, Path) else value
 
     return {name: str(plain(value)) for name, value in vars(options).items()}

@@ -27,6 +27,10 @@ def test_environment_is_this_machines() -> None:
     assert found["kernels"]["causal_attention, bfloat16"]["kernel"] in ("blocked", "sdpa")
 
 
-def test_results_name_no_folders_of_a_machine() -> None:
-    options = Namespace(out=Path("/home/a/out.json"), text=[Path("b/c.txt")], n=3, model=None)
-    assert as_given(options) == {"out": "out.json", "text": "['c.txt']", "n": "3", "model": "None"}
+def test_results_name_no_folders_of_a_machine(tmp_path: Path) -> None:
+    options = Namespace(
+        out=Path("/home/a/out.json"), text=[Path("b/c.txt")], data=[str(tmp_path)], n=3, model=None, hub="owner/model"
+    )  # fmt: skip
+    found = as_given(options)
+    assert found.pop("data") == str([tmp_path.name])
+    assert found == {"out": "out.json", "text": "['c.txt']", "n": "3", "model": "None", "hub": "owner/model"}
