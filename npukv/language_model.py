@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ class LanguageModel:
         device: where it runs.
         name: the folder or hub id it was loaded from.
         fingerprint: changes when the weights, the tokenizer or the type of numbers do.
+        eight_bit: its forward pass in 8 bits, once one was needed (`npukv.relevance.fast_forward.eight_bit_forward`).
     """
 
     model: Any
@@ -40,13 +41,14 @@ class LanguageModel:
     device: Device
     name: str
     fingerprint: str
+    eight_bit: Any = field(default=None, init=False, repr=False, compare=False)
 
     @cached_property
     def context(self) -> int:
         """Tokens the model can read at once."""
         config = self.model.config.get_text_config()
-        for field in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"):
-            value = getattr(config, field, None)
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"):
+            value = getattr(config, name, None)
             if value:
                 return int(value)
         raise ModelError(f"{self.name}: its config.json names no context length (max_position_embeddings); add it")

@@ -9,11 +9,11 @@ import numpy as np
 from bundled_data import BOS, EOS
 from bundled_mixes import Mix
 
+from npukv.evaluation.ruler import NOISE
+
 # Loss weights in eighths. Novels' text counts in full where it stands alone; a context of facts is text that other rows
 # show too; a question's weight makes it likelier where its fact is; answers are few tokens, and the aim.
 PLAIN, ANSWER, END = 8, 64, 8
-
-NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
 
 @dataclass

@@ -8,35 +8,29 @@ import string
 from bundled_documents import Asked, Documents
 
 from npukv.evaluation.pairs import draw_pairs
+from npukv.evaluation.ruler import (
+    CODED_ANSWER,
+    CODED_HEAD,
+    CODED_QUESTION,
+    COMMON_ANSWER,
+    COMMON_HEAD,
+    COMMON_QUESTION,
+    NEEDLE,
+    VARIABLES_HEAD,
+)
 from npukv.evaluation.variables import PREFIX as VARIABLES_PREFIX
 from npukv.evaluation.variables import QUESTION as VARIABLES_QUESTION
 from npukv.evaluation.variables import draw_chain
 from npukv.evaluation.words import draw_key, draw_number, draw_uuid
 
 ABSENT = 0.13  # of the questions: what they ask for is not in the context
-NEEDLE = "One of the special magic {values} for {key} is: {value}."
+# As RULER's own, but in the singular where one value is asked for.
 NEEDLE_HEAD = (
     "{some} special magic {values} {are} hidden within the following text. Make sure to memorize it. "
     "I will quiz you about the {values} afterwards."
 )
 NEEDLE_QUESTION = "What {are} the special magic {values} for {query} mentioned in the provided text?"
 NEEDLE_PREFIX = "The special magic {values} for {query} mentioned in the provided text {are}"
-VARIABLES_HEAD = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n"
-COMMON_HEAD = (
-    "Below is a numbered list of words. In these words, some appear more often than others. "
-    "Memorize the ones that appear most often."
-)
-COMMON_QUESTION = "What are the 10 most common words in the above list?"
-COMMON_PREFIX = "The top 10 words that appear most often in the list are:"
-CODED_HEAD = (
-    "Read the following coded text and track the frequency of each coded word. "
-    "Find the three most frequently appeared coded words."
-)
-CODED_QUESTION = (
-    "Do not provide any explanation. Please ignore the dots '....'. "
-    "What are the three most frequently appeared words in the above coded text?"
-)
-CODED_PREFIX = "According to the coded text above, the three most frequently appeared words are:"
 
 
 class RulerDocuments(Documents):
@@ -134,7 +128,7 @@ class RulerDocuments(Documents):
         listed = " ".join(f"{i}. {word}" for i, word in enumerate(words, start=1))
         answer = ", ".join(word for word in dict.fromkeys(words) if word in common)
         context = self.head(f"{COMMON_HEAD}\n{listed}")
-        return self._join(context, [Asked(COMMON_QUESTION, COMMON_PREFIX, answer)])
+        return self._join(context, [Asked(COMMON_QUESTION, COMMON_ANSWER, answer)])
 
     def _coded(self, rng: random.Random, size: int) -> tuple[list[int], list[int]]:
         """Made-up words whose frequencies fall as a power of their rank; the most frequent is dots."""
@@ -148,4 +142,4 @@ class RulerDocuments(Documents):
         text = [word for word, times in zip(words, counts, strict=True) for _ in range(times)]
         rng.shuffle(text)
         context = self.ids(CODED_HEAD + " " + " ".join(text))
-        return self._join(context, [Asked(CODED_QUESTION, CODED_PREFIX, ", ".join(words[1:4]))])
+        return self._join(context, [Asked(CODED_QUESTION, CODED_ANSWER, ", ".join(words[1:4]))])

@@ -36,8 +36,11 @@ def save_shards(model: LlamaForCausalLM, folder: Path) -> None:
 
 def load_shards(model: LlamaForCausalLM, folder: Path) -> None:
     """The folder's weights, of as many layers as the model has or of fewer (``grow``)."""
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        sys.exit(f"no *.safetensors in {folder}: name the folder of an earlier call's shards, or of a model")
     weights: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in paths:
         weights.update(load_file(path))
     weights = grow(weights, model.config.num_hidden_layers)
     missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -47,12 +50,14 @@ def load_shards(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def grow(weights: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """The weights of a model of more layers that computes the same (block expansion, LLaMA Pro, arXiv 2401.02415).
+    """The weights, by name, of a model of more ``layers`` that computes the same; ends the program where they are
+    more than twice as many.
 
-    New layers stand evenly among the old: copies of the ones before them that add nothing yet.
+    New layers stand evenly among the old: copies of the ones before them that add nothing yet. Source: block
+    expansion, LLaMA Pro (arXiv 2401.02415).
     """
-    had = 1 + max(int(found[1]) for name in weights if (found := LAYER.match(name)))
-    if had >= layers:  # load_state_dict says what is wrong with more
+    had = len({found[1] for name in weights if (found := LAYER.match(name))})
+    if had == 0 or had >= layers:  # load_state_dict says what is wrong with none, or more
         return weights
     added = layers - had
     after = {-(-(i + 1) * had // (added + 1)) - 1 for i in range(added)}

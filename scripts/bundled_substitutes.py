@@ -20,14 +20,16 @@ def ending(word: str) -> str:
     return next((end for end in ENDINGS if word.endswith(end)), "")
 
 
+def exchangeable(word: str) -> bool:
+    """Neither a field, a short word nor a name."""
+    return len(word) > 3 and word.isalpha() and word.islower()
+
+
 class Substitutes:
     """Exchanges words of ``forms`` for others with the same ending, of the forms or of ``words``."""
 
     def __init__(self, forms: Iterable[str], words: list[str]):
-        counts = Counter(
-            word for form in forms for word in PLAIN_WORD.findall(form) if len(word) > 3 and word.islower()
-        )
-        counts = Counter({word: n for word, n in counts.items() if "{" not in word})
+        counts = Counter(word for form in forms for word in PLAIN_WORD.findall(form) if exchangeable(word))
         self.kept = {word for word, _ in counts.most_common(COMMON)}
         self.own: dict[str, list[str]] = defaultdict(list)
         for word in sorted(counts.keys() - self.kept):
@@ -44,7 +46,7 @@ class Substitutes:
             word = match[0]
             if word.isdigit():
                 return str(rng.randrange(1, 10)) if rng.random() < share else word
-            if len(word) < 4 or not word.islower() or word in self.kept or rng.random() >= share:
+            if not exchangeable(word) or word in self.kept or rng.random() >= share:
                 return word
             end = ending(word)
             lists = [words for words in (self.own[end], self.pool[end]) if words]

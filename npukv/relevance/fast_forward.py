@@ -211,9 +211,9 @@ def choose_forward(lm: LanguageModel, wanted: str | FastForward, tokens: int) ->
 
 def eight_bit_forward(lm: LanguageModel, compiled: bool) -> FastForward:
     """The model's forward pass in 8 bits; its weights, half the bytes of 16-bit ones, are kept for later questions."""
-    kept: FastForward | None = lm.__dict__.get("_eight_bit_forward")
+    kept: FastForward | None = lm.eight_bit
     if kept is None or (compiled and not kept.compiled):
-        kept = lm.__dict__["_eight_bit_forward"] = FastForward(lm, eight_bit=True, compiled=compiled)
+        kept = lm.eight_bit = FastForward(lm, eight_bit=True, compiled=compiled)
     return kept
 
 

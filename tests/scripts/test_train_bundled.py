@@ -85,6 +85,9 @@ def test_rows_have_their_length_and_follow_from_the_seed(sequences: bundled_sequ
         ids, weights = sequences.row(random.Random(seed), length)
         assert ids.shape == weights.shape == (length + 1,)
         assert ids[0] == 0
+        for at in np.flatnonzero(weights == 0):  # the beginning of an answer, and nothing else
+            before = sequences.tokenizer.decode(ids[max(0, at - 200) : at].tolist())
+            assert before.rpartition("\n")[2].startswith("Answer:")
         again, _ = sequences.row(random.Random(seed), length)
         assert (ids == again).all()
 
@@ -226,6 +229,8 @@ def test_a_grown_model_computes_the_same(data: Path, tmp_path: Path, layers: int
         bundled_shards.load_shards(train_bundled.build_model(options(data, tmp_path, "--layers", "7")), tmp_path)
     with pytest.raises(SystemExit, match="do not fit"):
         bundled_shards.load_shards(train_bundled.build_model(options(data, tmp_path, "--layers", "2")), tmp_path)
+    with pytest.raises(SystemExit, match=r"no \*\.safetensors in .*nothing"):
+        bundled_shards.load_shards(large, tmp_path / "nothing")
 
 
 def test_two_ranks_train_one_model(data: Path, tmp_path: Path) -> None:
