@@ -25,6 +25,7 @@ class Mix:
     misses: float = 0.0  # facts asked for that have near misses and empty sentences in such forms beside them
     written: float = 0.04  # of those sentences, the ones whose forms were written by hand (bundled_wordings)
     varied: float = 0.0  # of those in turn, the ones in which words are exchanged (bundled_substitutes)
+    grafted: float = 0.0  # of the written statements, those with other statements' clauses (bundled_clauses)
     kinds: tuple[str, ...] = KINDS  # drawn from, each as often as it stands here
     facts: tuple[int, ...] = (1, 1, 1, 2, 3, 4, 6, 8, 8, 12, 16, 20)  # of a context, likewise
     questions: tuple[int, ...] = (1, 1, 2, 4, 6, 8)  # likewise
@@ -47,5 +48,5 @@ MIXES["dense"] = replace(
     questions=(1, 4, 12, 24, 32),
 )
 MIXES["varied"] = replace(MIXES["dense"], varied=0.6)
-# Where values of two words are shown, a word beside the value is taken along with it.
-MIXES["single"] = replace(MIXES["varied"], double=0.0)
+# Other sentences' clauses, too. No values of two words: where they are shown, a word beside a value is taken along.
+MIXES["grafted"] = replace(MIXES["varied"], double=0.0, varied=0.85, grafted=0.5)

@@ -36,7 +36,7 @@ class Sequences(RulerDocuments):
         self.words = words + invent(random.Random("invented"), words, round(len(words) * mix.invented))
         if mix.wide or mix.misses:
             text = tokenizer.decode(tokens[:TOKENS].tolist())
-            self.wide = Wide(find_phrases(text, words), self.words, mix.written, mix.varied)
+            self.wide = Wide(find_phrases(text, words), self.words, mix.written, mix.varied, mix.grafted)
             forms = read_forms()
             self.attributes = {kind: forms[f"ATTRIBUTES {kind}"] for kind in ATTRIBUTES}
             self.verbs = [tuple(line.split()) for line in forms["VERBS"]]

@@ -10,6 +10,7 @@ import random
 from dataclasses import replace
 
 import bundled_variety as lists
+from bundled_clauses import Clauses
 from bundled_phrases import Phrases
 from bundled_pieces import BE
 from bundled_statements import Statements
@@ -22,11 +23,14 @@ from npukv.evaluation.facts import Fact
 
 class Wide(Statements):
     """Words facts freely; ``words`` are the pool (train split), ``written`` the share of forms written by hand,
-    ``varied`` that of those with other words in them."""
+    ``varied`` that of those with other words in them, ``grafted`` of their statements with others' clauses."""
 
-    def __init__(self, phrases: Phrases, words: list[str], written: float = 0.04, varied: float = 0.0):
+    def __init__(
+        self, phrases: Phrases, words: list[str], written: float = 0.04, varied: float = 0.0, grafted: float = 0.0
+    ):
         super().__init__(phrases, words)
-        self.forms, self.written, self.varied = read_forms(), written, varied
+        self.forms, self.written, self.varied, self.grafted = read_forms(), written, varied, grafted
+        self.clauses = Clauses(form for name in self.forms if name.endswith("STATEMENTS") for form in self.forms[name])
         fillable = (name for name in self.forms if not name.startswith(("ATTRIBUTES", "VERBS")))
         self.substitutes = Substitutes((form for name in fillable for form in self.forms[name]), words)
 
@@ -59,8 +63,11 @@ class Wide(Statements):
         return self._around(rng, text, fact) if name.endswith("STATEMENTS") and rng.random() < 0.25 else text
 
     def _form(self, rng: random.Random, name: str) -> str:
-        form = rng.choice(self.forms[name])
-        return self.substitutes(rng, form) if self.varied and rng.random() < self.varied else form
+        form, stated = rng.choice(self.forms[name]), name.endswith("STATEMENTS")
+        if self.grafted and stated and rng.random() < self.grafted:
+            form = self.clauses(rng, form)
+        varied = self.varied if stated else self.varied / 2  # a question is short: it loses its sense sooner
+        return self.substitutes(rng, form) if varied and rng.random() < varied else form
 
     # Questions and the beginnings of answers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import random
+import re
 import string
 import subprocess
 import sys
@@ -22,6 +23,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 import bundled_batches  # noqa: E402
 import bundled_check  # noqa: E402
+import bundled_clauses  # noqa: E402
 import bundled_documents  # noqa: E402
 import bundled_misses  # noqa: E402
 import bundled_mixes  # noqa: E402
@@ -274,7 +276,7 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
     assert bundled_check.beats([1.0, 2.0], [3.0, 2.0]) == 0.875
 
 
-@pytest.mark.parametrize("mix", ["wide", "written", "single"])
+@pytest.mark.parametrize("mix", ["wide", "written", "grafted"])
 def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences, mix: str) -> None:
     wide = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, bundled_mixes.MIXES[mix])
     held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
@@ -335,6 +337,48 @@ def test_exchanged_words_leave_fields_and_build() -> None:
         assert len(number) == 2 and number.isdigit() and last in ("barrels,", "stones,", "walrus,")
     assert len(seen) > 50
     assert all(substitutes(rng, "every word") == "every word" for _ in range(50))
+
+
+def test_an_exchanged_word_is_the_same_throughout_and_things_are_always_exchanged() -> None:
+    forms = [*["the lantern is here and every word stays"] * 400, "not a zebra, says he: the zebra is a dog"]
+    substitutes = bundled_substitutes.Substitutes(forms, ["pebble", "stones", "walked"])
+    assert "lantern" not in substitutes.kept and "every" in substitutes.kept
+    substitutes.kept = {"says"}
+    rng, seen = random.Random(0), set()
+    for _ in range(300):
+        first, second = (
+            substitutes(rng, forms[-1]).removeprefix("not a ").removesuffix(" is a dog").split(", says he: the ")
+        )
+        assert first == second
+        seen.add(first)
+    assert seen == {"zebra", "lantern", "pebble", "stones", "walked"}
+
+
+FORMS = (
+    "Though the porter says lantern, the {a} of {k} is {v}.",
+    "In winter, {k}, whom nobody knew, had the {a} {v}, and no other.",
+    '"No," said he, "the {a} of {k} is {v}."',
+    "The {a} of {k} is {v}.",
+)
+
+
+def test_clauses_of_other_sentences_leave_what_is_told() -> None:
+    clauses = bundled_clauses.Clauses(FORMS)
+    assert clauses.first == ["In winter,", "Though the porter says lantern,"]
+    assert clauses.middle == ["whom nobody knew,"] and clauses.last == ["and no other."]
+    rng = random.Random(0)
+    texts = {form: {clauses(rng, form) for _ in range(400)} for form in FORMS}
+    for form, found in texts.items():
+        for text in found:  # all fields, in their order
+            assert re.findall(r"\{.\}", text) == re.findall(r"\{.\}", form), text
+    assert "In winter, the {a} of {k} is {v}, and no other." in texts[FORMS[0]] & texts[FORMS[3]]
+    assert (
+        "The {a} of {k} is {v}." in texts[FORMS[0]]
+        and "Though the porter says lantern, the {a} of {k} is {v}." in texts[FORMS[3]]
+    )
+    assert {
+        text.removeprefix("In winter, ").removeprefix("Though the porter says lantern, ") for text in texts[FORMS[2]]
+    } == {FORMS[2]}
 
 
 def test_documents_end_anywhere(sequences: bundled_sequences.Sequences) -> None:
