@@ -37,7 +37,10 @@ Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.",
 SegmentLength = Annotated[int | None, typer.Option("--segment", help="Tokens per segment.", show_default="context / 5")]
 Overlap = Annotated[int | None, typer.Option(help="Tokens two segments share.", show_default="segment / 6")]
 Measure = Annotated[
-    str, typer.Option(help="certainty+question, capped+question, certainty, question, or first (XL3M's own).")
+    str,
+    typer.Option(
+        help="certainty+question+words, certainty+question, capped+question, certainty, question or first (XL3M's own)."
+    ),
 ]
 Horizon = Annotated[int | None, typer.Option(help="Tokens to look ahead.", show_default="by measure")]
 AnswerPrefix = Annotated[str, typer.Option(help="Words the answer is made to begin with.")]
@@ -60,7 +63,7 @@ Forward = Annotated[str, typer.Option(help="How the model reads: auto, plain, fu
 Shortlist = Annotated[str, typer.Option(help="How many segments the other modes score: 1% (at least 16) or a number.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Greatest length of the answer.")]
 
-_MEASURE = "certainty+question"
+_MEASURE = "certainty+question+words"
 
 
 @app.command()
@@ -178,6 +181,8 @@ def score(
     """Score every segment of the texts; one JSON object per line, as they come."""
     source = _checked_input(files, question, measure)
     _on_several(files, devices, device)
+    from dataclasses import replace
+
     import numpy as np
 
     from npukv.language_model import load
@@ -190,6 +195,7 @@ def score(
     from npukv.relevance.score import as_tokens, gather_batches, stream_scores
     from npukv.relevance.scores import Scores
     from npukv.relevance.shortlist import shortlists
+    from npukv.relevance.words import word_shares
 
     wanted = parse_keep(keep or KEEP)
     if plot is not None:
@@ -222,9 +228,11 @@ def score(
         if ranks.size > 1:  # streaming is for one process; several are gathered
             count = len(plan.segments) if only is None else len(only)
             stream = iter(gather_batches(plan, list(stream), count, progress, ranks))
+        words = word_shares(lm, plan, ranks=ranks)
         for part in stream:
             windows = [plan.segments[i] for i in part.segments]
-            for record in Scores(question, windows, part.measured, measure).records() if ranks.first else ():
+            measured = replace(part.measured, words=words[list(part.segments)])
+            for record in Scores(question, windows, measured, measure).records() if ranks.first else ():
                 _write(json.dumps(_place(source, record["start"], record["end"]) | record) + "\n")
             parts.append(part)
     if not ranks.first:
@@ -233,6 +241,7 @@ def score(
         measured = Measured(
             np.full((len(plan.segments), plan.horizon), np.nan, np.float32),
             np.full(len(plan.segments), np.nan, np.float32),
+            words,
         )
         for part in parts:
             measured.entropies[list(part.segments)] = part.measured.entropies

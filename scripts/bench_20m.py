@@ -37,7 +37,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SHARES = (0.1, 0.5, 1.0, 2.0, 5.0)
 GROWTH = (1 / 80, 1 / 40, 1 / 20, 1 / 10, 1 / 5, 2 / 5, 1.0)
-MEASURES = ("first", "certainty", "question", "certainty+question", "capped+question")
+MEASURES = ("first", "certainty", "question", "certainty+question", "certainty+question+words")
 SECTIONS = "growth,sketch,build,recall,forwards,same,rivals,alone,fused,whole exact,8bit,whole 8bit"
 CUT: dict[str, Any] = {"segment": SEGMENT, "overlap": OVERLAP}
 

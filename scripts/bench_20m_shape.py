@@ -31,7 +31,7 @@ def stage_shape(chosen: Any) -> None:
         options: dict[str, Any] = {"segment": segment, "overlap": 0, "batch": rows, "horizon": chosen.shape_horizon}
         question = "What is the special magic number for heron?"
         fused = FastForward(lm)
-        few = Tokens(ids[: segment * rows], tokens.starts, 0, None, "few")
+        few = Tokens(ids[: segment * rows * ranks.size], tokens.starts, 0, None, "few")  # a batch for every rank
 
         def alone(work: Callable[[], Any]) -> tuple[Any, float]:
             """On the first card; the others wait."""
@@ -68,7 +68,10 @@ def stage_shape(chosen: Any) -> None:
             """
             if mode == "8bit":  # compiled before the clock starts, as the exact mode's blocks are
                 npukv.score_segments(lm, few, question, forward=eight_bit_forward(lm, True), ranks=ranks, **options)
-            npukv.score_segments(lm, few, question, forward=fused, mode=mode, shortlist=rows, ranks=ranks, **options)
+            every = rows * ranks.size
+            npukv.answer(
+                lm, few, question, forward=fused, mode=mode, shortlist=every, max_new_tokens=16, ranks=ranks, **options
+            )
             share = ranks.agree(min(1.0, (stage.left - 15) / needs), "look at the time")
             read = (chosen.work / "alone.txt").read_text(encoding="utf-8")
             read = read[: int(share * len(read))]

@@ -28,7 +28,7 @@ from npukv.generation import generate
 from npukv.progress import ProgressReport
 from npukv.prompt import build_prompt
 from npukv.relevance.answer import MAX_NEW_TOKENS, answer_from, key_context, room_for_text
-from npukv.relevance.measures import MEASURES
+from npukv.relevance.measures import DEFAULT, MEASURES
 from npukv.relevance.scores import Scores
 from npukv.text import tokenize
 
@@ -96,7 +96,7 @@ def main() -> None:
     for measure in MEASURES:
         print(f"ranks by {measure:20s} {[row[f'rank, {measure}'] for row in rows]}")
     for row in rows:
-        said = row["certainty+question, 1 kept"]
+        said = row[f"{DEFAULT}, 1 kept"]
         if not equals_first(said, [row["value"]]):
             print(f"missed with one kept: {row['question']} -> {said!r}, expected {row['value']!r}")
     if options.out:

@@ -28,7 +28,7 @@ from npukv.parallel.tokens import open_tokens
 from npukv.relevance.plan import make_plan
 from npukv.relevance.shortlist import bm25_distances, interleave
 from npukv.relevance.sketch import open_sketch, search
-from npukv.relevance.words import word_distances
+from npukv.relevance.words import word_shares
 from npukv.text import Tokens
 
 
@@ -43,7 +43,7 @@ def recall(lm: Any, tokens: Any, asked: list[dict[str, Any]], stop: float) -> di
         plan = make_plan(lm, tokens, (one["question"],), **CUT)
         looks = {
             "bm25": lambda p=plan: bm25_distances(lm, p),
-            "words": lambda p=plan: word_distances(lm, p),
+            "words": lambda p=plan: -word_shares(lm, p),
             "keys": lambda p=plan: search(lm, sketch, p.prompts[0], p.segments, ranks=ALONE),
         }
         found = {}

@@ -57,11 +57,12 @@ from npukv.evaluation.perplexity import measure_perplexity
 from npukv.evaluation.sample import Sample
 from npukv.evaluation.summary import write_json, write_text
 from npukv.evaluation.tasks import TASKS, find_tasks
+from npukv.relevance.measures import DEFAULT
 
-MEASURES = ("first", "certainty", "question", "certainty+question", "capped+question")
+MEASURES = ("first", "certainty", "question", "certainty+question", "certainty+question+words")
 KEEPS = ("1", "2", "4", "fill")
-# More than one segment kept only by the measures that may become the default: answering costs as much as scoring.
-XL3M = tuple(f"xl3m:{m}:{keep}" for m in MEASURES for keep in (KEEPS if m.endswith("+question") else KEEPS[:1]))
+# More than one segment kept only by the default: answering costs as much as scoring.
+XL3M = tuple(f"xl3m:{m}:{keep}" for m in MEASURES for keep in (KEEPS if m == DEFAULT else KEEPS[:1]))
 BM25 = ("bm25:1",) if find_spec("bm25s") else ()
 
 
@@ -171,7 +172,7 @@ def ruler(
 ) -> dict[str, Any]:
     """Part d: RULER at ``tokens`` tokens through XL3M, in rounds until the deadline; beside it, in the own context."""
     names = [name for name in TASKS if name.startswith("ruler-")]
-    methods = ["xl3m", "xl3m:certainty+question:1", "xl3m:certainty+question:fill", "last", "oracle"]
+    methods = ["xl3m", f"xl3m:{DEFAULT}:1", f"xl3m:{DEFAULT}:fill", "last", "oracle"]
     records: list[dict[str, Any]] = []
     done = 0
     while done < n and (done == 0 or time.perf_counter() < deadline):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from npukv.errors import InputError
 from npukv.language_model import LanguageModel
@@ -24,6 +26,8 @@ class Plan:
         prompts: what surrounds a segment, per question.
         segments: the windows, in the text's order, all of one length.
         horizon: greedy tokens looked ahead.
+        shares: by question, how much of its rare words each segment holds, once that was looked up
+            (`npukv.relevance.words.word_shares`); plans of single questions share it.
     """
 
     tokens: Tokens
@@ -31,6 +35,7 @@ class Plan:
     prompts: tuple[Prompt, ...]
     segments: Sequence[Segment]
     horizon: int
+    shares: dict[str, np.ndarray] = field(default_factory=dict, init=True, repr=False, compare=False)
 
     @property
     def shared(self) -> bool:

@@ -31,6 +31,7 @@ from npukv.relevance.plan import Plan, make_plan
 from npukv.relevance.scores import Scores
 from npukv.relevance.shortlist import SHORTLIST, check_mode
 from npukv.relevance.shortlist import shortlists as find_shortlists
+from npukv.relevance.words import word_shares
 from npukv.text import Tokens, tokenize
 
 #: Called with (what is being done, tokens or characters done, in all).
@@ -151,6 +152,7 @@ def score_plan(
     """
     started = time.perf_counter()
     asked = plan.asked
+    words = [word_shares(lm, plan, i, ranks) for i in range(len(asked))]
     entropies = np.full((len(asked), len(plan.segments), plan.horizon), np.nan, dtype=np.float32)
     likelihoods = np.full((len(asked), len(plan.segments)), np.nan, dtype=np.float32)
     fresh = [0] * len(asked)
@@ -163,10 +165,8 @@ def score_plan(
         likelihoods[part.question, rows] = part.measured.question
         fresh[part.question] += 0 if part.resumed else len(rows)
     seconds = time.perf_counter() - started
-    return [
-        Scores(asked[i], plan.segments, Measured(entropies[i], likelihoods[i]), measure, seconds, fresh[i], only)
-        for i in range(len(asked))
-    ]
+    measured = [Measured(entropies[i], likelihoods[i], words[i]) for i in range(len(asked))]
+    return [Scores(asked[i], plan.segments, measured[i], measure, seconds, fresh[i], only) for i in range(len(asked))]
 
 
 def as_tokens(
@@ -369,8 +369,7 @@ def _score_chunk(
         # One shape throughout: what is compiled is compiled for it, and products of another differ in the last bits.
         full = np.concatenate([ids, np.repeat(ids[-1:], size - len(ids), axis=0)])
         measured = [
-            Measured(padded.entropies[: len(ids)], padded.question[: len(ids)])
-            for padded in measure_batch(lm, full, asked, plan.horizon, rows[0], forward)
+            padded.rows(slice(len(ids))) for padded in measure_batch(lm, full, asked, plan.horizon, rows[0], forward)
         ]
         if journal is not None:
             journal.record(rows, {keys[i]: values for i, values in zip(questions, measured, strict=True)})

@@ -23,7 +23,7 @@ class Scores:
     Attributes:
         asked: the question.
         segments: the segments.
-        measured: entropies and question likelihoods, in nats.
+        measured: entropies and question likelihoods, in nats, and shares of words.
         measure: name of the measure `values` uses.
         seconds: wall time of the scoring.
         scored: segments scored now; the others came from the journal.
@@ -48,7 +48,7 @@ class Scores:
             return function(self.measured)
         values = np.full(len(self), np.inf)
         rows = self.shortlist
-        values[rows] = function(Measured(self.measured.entropies[rows], self.measured.question[rows]))
+        values[rows] = function(self.measured.rows(rows))
         return values
 
     @property
@@ -82,13 +82,15 @@ class Scores:
 
     def records(self) -> list[dict[str, Any]]:
         """One plain dictionary per segment that was scored, in the text's order."""
-        columns = {name: self.by(name) for name in MEASURES}
+        words = self.measured.words
+        columns = {name: self.by(name) for name in MEASURES if words is not None or "words" not in name}
         return [
             {
                 "segment": segment.index,
                 "start": segment.char_start,
                 "end": segment.char_end,
                 "score": float(columns[self.measure][i]),
+                **({} if words is None else {"words": float(words[i])}),
                 **{name: float(column[i]) for name, column in columns.items()},
             }
             for i in (range(len(self)) if self.shortlist is None else self.shortlist)
@@ -96,7 +98,7 @@ class Scores:
         ]
 
     def save(self, path: str | Path) -> None:
-        """Write one JSON object per line: segment, start and end (characters), score, and every measure's value."""
+        """Write one JSON object per line: segment, start and end (characters), score, words, every measure's value."""
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
         with partial.open("w", encoding="utf-8") as file:

@@ -14,7 +14,7 @@ from npukv.parallel.ranks import ALONE, Ranks
 from npukv.relevance import measures
 from npukv.relevance.cut import starts_of
 from npukv.relevance.plan import Plan
-from npukv.relevance.words import word_distances
+from npukv.relevance.words import word_shares
 
 if TYPE_CHECKING:
     from npukv.relevance.fast_forward import FastForward
@@ -85,12 +85,12 @@ def shortlists(
     count = shortlist_size(wanted, len(plan.segments))
     if mode == "sketch":
         keys = sketch_distances(lm, plan, forward, ranks, progress)
-        words = [word_distances(lm, plan, i, ranks) for i in range(len(plan.asked))]
+        words = [-word_shares(lm, plan, i, ranks) for i in range(len(plan.asked))]
         distances = [interleave(*both) for both in zip(words, keys, strict=True)]
     elif mode == "8bit":
         distances = eight_bit_distances(lm, plan, measure, run, batch, ranks, progress)
     elif mode == "words":
-        distances = [word_distances(lm, plan, i, ranks) for i in range(len(plan.asked))]
+        distances = [-word_shares(lm, plan, i, ranks) for i in range(len(plan.asked))]
     else:
         distances = [bm25_distances(lm, plan, i, ranks) for i in range(len(plan.asked))]
     return [np.sort(np.argsort(values, kind="stable")[:count]) for values in distances]

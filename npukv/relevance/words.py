@@ -21,14 +21,20 @@ STEP = 32
 _PIECES = re.compile(r"\s?\w+|\s?[^\w\s]+")
 
 
-def word_distances(lm: LanguageModel, plan: Plan, question: int = 0, ranks: Ranks = ALONE) -> np.ndarray:
-    """The rarity of the question's tokens in a segment's best passage, negated, float64 [n], in nats.
+def word_shares(lm: LanguageModel, plan: Plan, question: int = 0, ranks: Ranks = ALONE) -> np.ndarray:
+    """How much of what is rare in the question a segment's best passage holds, float64 [n], 0 to 1.
 
     Passages of 2 STEP tokens begin every STEP tokens of the text; a segment's are those within the steps it touches. A
     passage's rarity is the sum of log(1 + (n - d + .5) / (d + .5)) over the question's distinct tokens it holds, d of
     all n segments holding that token (BM25's weight: Robertson and Zaragoza, 2009). It also holds a token whose whole
-    word it holds in other capitals or without the space before it.
+    word it holds in other capitals or without the space before it. What counts as 1 is the text's best passage, or half
+    the rarity of the whole question where no passage holds that.
+
+    Computed once for a plan's question, and kept with the plan.
     """
+    asked = plan.asked[question]
+    if asked in plan.shares:
+        return plan.shares[asked]
     found = None
     if ranks.first:
         text = torch.from_numpy(plan.tokens.ids.astype(np.int32)).to(lm.device.torch_device)
@@ -36,9 +42,11 @@ def word_distances(lm: LanguageModel, plan: Plan, question: int = 0, ranks: Rank
         ends = starts + plan.segments[0].end - plan.segments[0].start
         first = np.minimum(starts // STEP, max(0, -(-len(text) // STEP) - 2))
         last = np.maximum(first + 1, -(-ends // STEP) - 1)
-        rarity = _rarity(text, readings(lm, plan.asked[question]), first, last)
-        found = -_largest(rarity, first, last).cpu().numpy()
-    return ranks.agree(found, "search the words")
+        rarity, whole = _rarity(text, readings(lm, asked), first, last)
+        found = _largest(rarity, first, last).cpu().numpy()
+        found /= max(found.max(), whole / 2, np.finfo(np.float64).tiny)
+    plan.shares[asked] = ranks.agree(found, "search the words")
+    return plan.shares[asked]
 
 
 def readings(lm: LanguageModel, question: str) -> dict[int, set[tuple[int, ...]]]:
@@ -55,8 +63,11 @@ def readings(lm: LanguageModel, question: str) -> dict[int, set[tuple[int, ...]]
 
 def _rarity(
     text: torch.Tensor, wanted: dict[int, set[tuple[int, ...]]], first: np.ndarray, last: np.ndarray
-) -> torch.Tensor:
-    """float64 [passages] of a text's ids int32 [tokens]; segments are passages [first, last), int64 [n]."""
+) -> tuple[torch.Tensor, float]:
+    """Of passages, float64 [passages], and of everything wanted, in nats; of a text's ids int32 [tokens].
+
+    Segments are passages [first, last), int64 [n].
+    """
     steps = -(-len(text) // STEP)
     tokens = sorted({token for own, others in wanted.items() for way in ((own,), *others) for token in way})
     among = torch.zeros(max(int(text.max()), *tokens) + 1, dtype=torch.bool, device=text.device)
@@ -76,13 +87,15 @@ def _rarity(
             kept[sequence][begins // STEP] = True
         return kept[sequence]
 
-    total = torch.zeros(max(1, steps - 1), dtype=torch.float64, device=text.device)
+    total, whole = torch.zeros(max(1, steps - 1), dtype=torch.float64, device=text.device), 0.0
     for token, others in wanted.items():
         begun = torch.stack([held(way) for way in ((token,), *sorted(others))]).any(0)
         passages = begun[:-1] | begun[1:] if steps > 1 else begun
         holding = int(_largest(passages.int(), first, last).sum())
-        total += passages.double() * float(np.log1p((len(first) - holding + 0.5) / (holding + 0.5)))
-    return total
+        rarity = float(np.log1p((len(first) - holding + 0.5) / (holding + 0.5)))
+        total += passages.double() * rarity
+        whole += rarity
+    return total, whole
 
 
 def _largest(values: torch.Tensor, first: np.ndarray, last: np.ndarray) -> torch.Tensor:

@@ -64,14 +64,14 @@ def test_random_is_random_but_reproducible(llama: Any, text: str) -> None:
 
 def test_xl3m_reads_the_segments_its_measure_ranks_first(llama: Any, text: str) -> None:
     case = Case(llama, [hidden(text, 900)])
-    for measure in ("first", "certainty", "question", "certainty+question"):
+    for measure in ("first", "certainty", "question", "certainty+question", "certainty+question+words"):
         choice = find_method(f"xl3m:{measure}:2")(case, 0)
         order = np.argsort(case.scores[0].by(measure), kind="stable")
         assert choice.ranking is not None and choice.ranking.tolist() == order.tolist()
         wanted = sorted(int(i) for i in order[:2])
         assert choice.spans[0][0] == case.segments[wanted[0]].start
         assert choice.spans[-1][1] == case.segments[wanted[-1]].end
-    assert find_method("xl3m")(case, 0).spans == find_method(f"xl3m:certainty+question:{KEEP}")(case, 0).spans
+    assert find_method("xl3m")(case, 0).spans == find_method(f"xl3m:certainty+question+words:{KEEP}")(case, 0).spans
     filled = sum(end - start for start, end in find_method("xl3m:first:fill")(case, 0).spans)
     segment = case.segments[0].end - case.segments[0].start
     assert case.room(0) - segment < filled <= case.room(0)

@@ -12,6 +12,7 @@ NAN = float("nan")
 MEASURED = Measured(
     np.array([[1.0, 3.0, NAN, NAN], [0.5, NAN, NAN, NAN], [4.0, 2.0, 1.0, 1.0]], dtype=np.float32),
     np.array([0.25, 2.0, 1.0], dtype=np.float32),
+    np.array([0.0, 0.4, 0.9]),
 )
 
 
@@ -22,6 +23,7 @@ MEASURED = Measured(
         ("certainty", [2.0, 0.5, 2.0]),
         ("question", [0.25, 2.0, 1.0]),
         ("certainty+question", [2.25, 2.5, 3.0]),
+        ("certainty+question+words", [4.25, 3.5, 3.0]),
         ("capped+question", [1.25, 2.5, 2.0]),
     ],
 )
@@ -32,8 +34,14 @@ def test_measures(name: str, expected: list[float]) -> None:
 
 
 def test_names() -> None:
-    assert set(MEASURES) == {"first", "certainty", "question", "certainty+question", "capped+question"}
-    assert DEFAULT == "certainty+question"
+    sums = {"certainty+question", "capped+question", "certainty+question+words"}
+    assert set(MEASURES) == {"first", "certainty", "question"} | sums
+    assert DEFAULT == "certainty+question+words"
+
+
+def test_words_that_nobody_looked_up() -> None:
+    with pytest.raises(InputError, match=r"got no shares of words.*npukv\.score_segments"):
+        MEASURES["certainty+question+words"](Measured(MEASURED.entropies, MEASURED.question))
 
 
 def test_horizon_is_no_longer_than_the_measure_needs() -> None:
@@ -43,6 +51,7 @@ def test_horizon_is_no_longer_than_the_measure_needs() -> None:
         "certainty": HORIZON,
         "certainty+question": HORIZON,
         "capped+question": HORIZON,
+        "certainty+question+words": HORIZON,
     }
 
 

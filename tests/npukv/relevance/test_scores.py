@@ -18,13 +18,15 @@ SEGMENTS = tuple(Segment(i, 4 * i, 4 * i + 5, 20 * i, 20 * i + 25) for i in rang
 MEASURED = Measured(
     np.array([[2.0, np.nan], [1.0, 3.0], [1.0, 1.0], [0.5, 0.5]], dtype=np.float32),
     np.array([1.0, 1.0, 2.0, 3.0], dtype=np.float32),
+    np.array([0.0, 0.4, 0.8, 1.0]),
 )
 SCORES = Scores("Who?", SEGMENTS, MEASURED)
 
 
 def test_views_of_what_was_measured() -> None:
     assert len(SCORES) == 4
-    assert SCORES.values.tolist() == [3.0, 3.0, 3.0, 3.5]
+    assert SCORES.values.tolist() == [5.0, 4.0, 3.0, 3.5]
+    assert SCORES.by("certainty+question").tolist() == [3.0, 3.0, 3.0, 3.5]
     assert SCORES.first.tolist() == [2.0, 1.0, 1.0, 0.5]
     assert SCORES.entropy.tolist() == [2.0, 2.0, 1.0, 0.5]
     assert SCORES.question.tolist() == [1.0, 1.0, 2.0, 3.0]
@@ -35,7 +37,8 @@ def test_views_of_what_was_measured() -> None:
 
 
 def test_ranking_puts_the_best_first_and_of_equals_the_earlier() -> None:
-    assert SCORES.ranking().tolist() == [0, 1, 2, 3]
+    assert SCORES.ranking().tolist() == [2, 3, 1, 0]
+    assert Scores("Who?", SEGMENTS, MEASURED, "certainty+question").ranking().tolist() == [0, 1, 2, 3]
     assert Scores("Who?", SEGMENTS, MEASURED, "certainty").ranking().tolist() == [3, 2, 0, 1]
     assert Scores("Who?", SEGMENTS, MEASURED, "first").ranking().tolist() == [3, 1, 2, 0]
 
@@ -50,6 +53,8 @@ def test_saved_as_json_lines(tmp_path: Path) -> None:
         "start": 20,
         "end": 45,
         "score": 1.0,
+        "words": 0.4,
+        "certainty+question+words": 4.0,
         "certainty+question": 3.0,
         "capped+question": 2.0,
         "certainty": 2.0,

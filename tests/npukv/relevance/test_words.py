@@ -11,7 +11,7 @@ import pytest
 import npukv
 from npukv.relevance.plan import make_plan
 from npukv.relevance.shortlist import interleave
-from npukv.relevance.words import STEP, readings, word_distances
+from npukv.relevance.words import STEP, readings, word_shares
 from npukv.text import Tokens, tokenize
 
 QUESTION = "Who went up? Who, then?"
@@ -35,7 +35,7 @@ def test_the_best_passage_of_a_segment(
     plan = make_plan(llama, held, (QUESTION,), segment=length, overlap=overlap)
     ids = [int(token) for token in held.ids]
     steps = range(0, max(1, len(ids) - STEP), STEP)
-    passages = dict.fromkeys(steps, 0.0)
+    passages, whole = dict.fromkeys(steps, 0.0), 0.0
     inside = []
     for segment in plan.segments:
         begin, end = segment.start // STEP * STEP, -(-segment.end // STEP) * STEP
@@ -45,10 +45,28 @@ def test_the_best_passage_of_a_segment(
         having = [at for at in steps if any(holds(ids[at:], way, 2 * STEP) for way in ((token,), *others))]
         holding = sum(bool({*mine} & {*having}) for mine in inside)
         weight = math.log(1 + (len(inside) - holding + 0.5) / (holding + 0.5))
+        whole += weight
         for at in having:
             passages[at] += weight
-    expected = [-max(passages[at] for at in mine) for mine in inside]
-    np.testing.assert_allclose(word_distances(llama, plan), expected, rtol=1e-12)
+    rarities = [max(passages[at] for at in mine) for mine in inside]
+    expected = np.array(rarities) / max(*rarities, whole / 2)
+    np.testing.assert_allclose(word_shares(llama, plan), expected, rtol=1e-12)
+
+
+def test_shares_are_looked_up_once_and_kept_with_the_plan(llama: Any, text: str) -> None:
+    plan = make_plan(llama, tokenize(llama.tokenizer, text), (QUESTION, "When?"), segment=40)
+    found = [word_shares(llama, plan, i) for i in range(2)]
+    assert word_shares(llama, plan.of(1)) is found[1] and word_shares(llama, plan) is found[0]
+    assert word_shares(llama, plan.of(1), ranks=None) is found[1]  # type: ignore[arg-type]
+
+
+def test_of_a_question_whose_words_are_nowhere_no_segment_has_much(llama: Any) -> None:
+    lines = ["the wind was low and nothing moved upon the water all that day"] * 60
+    lines[40] += " zyx"
+    tokens = tokenize(llama.tokenizer, "\n".join(lines))
+    alone = word_shares(llama, make_plan(llama, tokens, ("zyx",), segment=40))
+    among = word_shares(llama, make_plan(llama, tokens, ("zyx qvj kpf wgb xzq vvk",), segment=40))
+    assert alone.max() == 1.0 and 0 < among.max() < 1.0 and alone.argmax() == among.argmax()
 
 
 def test_a_word_counts_in_any_capitals(llama: Any) -> None:
@@ -58,7 +76,7 @@ def test_a_word_counts_in_any_capitals(llama: Any) -> None:
     segment = 40
     for asked in ("eternal", "ETERNAL", "Eternal"):
         plan = make_plan(llama, tokens, (asked,), segment=segment)
-        best = plan.segments[int(np.argmin(word_distances(llama, plan)))]
+        best = plan.segments[int(np.argmax(word_shares(llama, plan)))]
         place = sum(len(line) + 1 for line in lines[:40])
         assert best.char_start <= place + len("Eternal") and place <= best.char_end + 2 * STEP * 4
 
