@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from npukv.relevance.score import Progress
     from npukv.relevance.scores import Scores
     from npukv.text import Tokens
+
+
+def import_bm25s() -> Any:
+    """The bm25s library. It starts jax where that is installed, which takes three quarters of a card at once."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import bm25s
+
+    return bm25s
 
 
 class Case:
@@ -120,8 +129,7 @@ class Case:
     @cached_property
     def word_index(self) -> Any:
         """A bm25s index of the segments' words."""
-        import bm25s
-
+        bm25s = import_bm25s()
         index = bm25s.BM25()
         index.index(bm25s.tokenize(self.texts, stopwords="en", show_progress=False), show_progress=False)
         return index

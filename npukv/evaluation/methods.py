@@ -15,7 +15,7 @@ import numpy as np
 
 from npukv.cache.named import CacheChoice, parse_amount
 from npukv.errors import InputError
-from npukv.evaluation.case import Case
+from npukv.evaluation.case import Case, import_bm25s
 
 
 class Inapplicable(Exception):
@@ -58,9 +58,9 @@ def random_segments(case: Case, i: int, keep: str = "fill") -> Choice:
 
 def bm25(case: Case, i: int, keep: str = "4") -> Choice:
     """Segments that share the question's rare words (BM25, by the bm25s library, English stop words left out)."""
-    import bm25s
-
-    words = bm25s.tokenize([case.samples[i].question], stopwords="en", return_ids=False, show_progress=False)[0]
+    words = import_bm25s().tokenize([case.samples[i].question], stopwords="en", return_ids=False, show_progress=False)[
+        0
+    ]
     return _best(case, i, np.argsort(-case.word_index.get_scores(words), kind="stable"), keep)
 
 

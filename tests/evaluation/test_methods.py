@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,23 @@ def test_oracle_and_words(llama: Any, text: str, at: int) -> None:
 def test_oracle_needs_evidence(llama: Any, text: str) -> None:
     with pytest.raises(Inapplicable):
         find_method("oracle")(Case(llama, [Sample("test", text, "What?", ("x",), ())]), 0)
+
+
+def test_bm25_leaves_the_card_alone(llama: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bm25s starts jax where it is installed, and jax takes three quarters of a card's memory for itself."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    for name in [name for name in sys.modules if name.startswith("bm25s")]:
+        monkeypatch.delitem(sys.modules, name)
+    seen = []
+
+    class Watch:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "bm25s":
+                seen.append(os.environ.get("JAX_PLATFORMS"))
+
+    monkeypatch.setattr(sys, "meta_path", [Watch(), *sys.meta_path])
+    find_method("bm25:1")(Case(llama, [hidden(text, 900)]), 0)
+    assert seen == ["cpu"]
 
 
 def test_random_is_random_but_reproducible(llama: Any, text: str) -> None:
