@@ -35,7 +35,7 @@ class Plan:
     prompts: tuple[Prompt, ...]
     segments: Sequence[Segment]
     horizon: int
-    shares: dict[str, np.ndarray] = field(default_factory=dict, init=True, repr=False, compare=False)
+    shares: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def shared(self) -> bool:
