@@ -38,9 +38,7 @@ SegmentLength = Annotated[int | None, typer.Option("--segment", help="Tokens per
 Overlap = Annotated[int | None, typer.Option(help="Tokens two segments share.", show_default="segment / 6")]
 Measure = Annotated[
     str,
-    typer.Option(
-        help="certainty+question+words, certainty+question, capped+question, certainty, question or first (XL3M's own)."
-    ),
+    typer.Option(help="certainty+question+words, certainty+question, certainty, question or first (XL3M's own)."),
 ]
 Horizon = Annotated[int | None, typer.Option(help="Tokens to look ahead.", show_default="by measure")]
 AnswerPrefix = Annotated[str, typer.Option(help="Words the answer is made to begin with.")]

@@ -15,8 +15,6 @@ from npukv.errors import InputError
 
 #: Greedy tokens looked ahead: enough for a short answer; what follows the answer is not counted (see `certainty`).
 HORIZON = 8
-#: Nats at which "capped+question" cuts E off.
-CAP = 1.0
 #: Nats that a segment without any of the question's rare words is set back by; and the share of them that is as good
 #: as all: a question has words of its own, and sentences that repeat all of them are often questions or rumours.
 WORDS, ENOUGH = 2.0, 0.8
@@ -64,11 +62,6 @@ def certainty_and_question(measured: Measured) -> np.ndarray:
     return certainty(measured) + question(measured)
 
 
-def capped_certainty_and_question(measured: Measured) -> np.ndarray:
-    """min(E, 1 nat) + Q: beyond the cap a segment is merely uncertain, and only the question still tells them apart."""
-    return np.minimum(certainty(measured), CAP) + question(measured)
-
-
 def certainty_question_and_words(measured: Measured) -> np.ndarray:
     """E + Q + 2 nats x the share of the question's rare words that is missing, of four fifths.
 
@@ -83,7 +76,6 @@ def certainty_question_and_words(measured: Measured) -> np.ndarray:
 MEASURES: dict[str, Callable[[Measured], np.ndarray]] = {
     "certainty+question+words": certainty_question_and_words,
     "certainty+question": certainty_and_question,
-    "capped+question": capped_certainty_and_question,
     "certainty": certainty,
     "question": question,
     "first": first,

@@ -146,7 +146,7 @@ def test_score_prints_a_line_per_segment(run: Run, model: Path, book: Path, tmp_
     assert [line["segment"] for line in lines] == list(range(len(lines)))
     assert set(lines[0]) == {
         "start", "end", "file", "file_start", "segment", "score", "words",
-        "certainty+question+words", "certainty+question", "capped+question", "certainty", "question", "first",
+        "certainty+question+words", "certainty+question", "certainty", "question", "first",
     }  # fmt: skip
     assert (lines[0]["start"], lines[-1]["end"]) == (0, len(text))
     assert all(line["score"] == line["certainty+question+words"] for line in lines)

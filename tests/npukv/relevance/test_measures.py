@@ -24,7 +24,6 @@ MEASURED = Measured(
         ("question", [0.25, 2.0, 1.0]),
         ("certainty+question", [2.25, 2.5, 3.0]),
         ("certainty+question+words", [4.25, 3.5, 3.0]),
-        ("capped+question", [1.25, 2.5, 2.0]),
     ],
 )
 def test_measures(name: str, expected: list[float]) -> None:
@@ -34,7 +33,7 @@ def test_measures(name: str, expected: list[float]) -> None:
 
 
 def test_names() -> None:
-    sums = {"certainty+question", "capped+question", "certainty+question+words"}
+    sums = {"certainty+question", "certainty+question+words"}
     assert set(MEASURES) == {"first", "certainty", "question"} | sums
     assert DEFAULT == "certainty+question+words"
 
@@ -50,7 +49,6 @@ def test_horizon_is_no_longer_than_the_measure_needs() -> None:
         "question": 1,
         "certainty": HORIZON,
         "certainty+question": HORIZON,
-        "capped+question": HORIZON,
         "certainty+question+words": HORIZON,
     }
 

@@ -56,7 +56,6 @@ def test_saved_as_json_lines(tmp_path: Path) -> None:
         "words": 0.4,
         "certainty+question+words": 4.0,
         "certainty+question": 3.0,
-        "capped+question": 2.0,
         "certainty": 2.0,
         "question": 1.0,
         "first": 1.0,
