@@ -220,13 +220,13 @@ def score(
             "forward": forward,
             "ranks": ranks,
         }
+        words = word_shares(lm, plan, ranks=ranks)
         lists = shortlists(lm, plan, mode, shortlist, measure=measure, **options)
         only = lists[0] if lists else None
         stream = stream_scores(lm, plan, only=only, **options)
         if ranks.size > 1:  # streaming is for one process; several are gathered
             count = len(plan.segments) if only is None else len(only)
             stream = iter(gather_batches(plan, list(stream), count, progress, ranks))
-        words = word_shares(lm, plan, ranks=ranks)
         for part in stream:
             windows = [plan.segments[i] for i in part.segments]
             measured = replace(part.measured, words=words[list(part.segments)])

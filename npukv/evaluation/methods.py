@@ -58,9 +58,8 @@ def random_segments(case: Case, i: int, keep: str = "fill") -> Choice:
 
 def bm25(case: Case, i: int, keep: str = "4") -> Choice:
     """Segments that share the question's rare words (BM25, by the bm25s library, English stop words left out)."""
-    words = import_bm25s().tokenize([case.samples[i].question], stopwords="en", return_ids=False, show_progress=False)[
-        0
-    ]
+    bm25s, question = import_bm25s(), case.samples[i].question
+    [words] = bm25s.tokenize([question], stopwords="en", return_ids=False, show_progress=False)
     return _best(case, i, np.argsort(-case.word_index.get_scores(words), kind="stable"), keep)
 
 

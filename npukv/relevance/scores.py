@@ -82,15 +82,15 @@ class Scores:
 
     def records(self) -> list[dict[str, Any]]:
         """One plain dictionary per segment that was scored, in the text's order."""
-        words = self.measured.words
-        columns = {name: self.by(name) for name in MEASURES if words is not None or "words" not in name}
+        columns = {name: self.by(name) for name in MEASURES}
+        if self.measured.words is not None:
+            columns["words"] = self.measured.words
         return [
             {
                 "segment": segment.index,
                 "start": segment.char_start,
                 "end": segment.char_end,
                 "score": float(columns[self.measure][i]),
-                **({} if words is None else {"words": float(words[i])}),
                 **{name: float(column[i]) for name, column in columns.items()},
             }
             for i in (range(len(self)) if self.shortlist is None else self.shortlist)

@@ -223,13 +223,13 @@ def test_the_shortlist_is_scored_exactly(deep: Any, text: str, tmp_path: Path, m
 def test_several_questions_have_a_shortlist_each(deep: Any, text: str, mode: str) -> None:
     asked = [QUESTION, "What is the name of the place, then?"]
     tokens = tokenize(deep.tokenizer, text)
-    both = npukv.score_segments(deep, tokens, asked, mode=mode, shortlist="10%", segment=40)
+    # 13: between it and the next, 8-bit scores differ by 0.09 nats and more; questions asked together are read in
+    # products of other shapes, which moves 8-bit scores by up to 0.01
+    both = npukv.score_segments(deep, tokens, asked, mode=mode, shortlist=13, segment=40)
     for scores, question in zip(both, asked, strict=True):
-        alone = npukv.score_segments(deep, tokens, question, mode=mode, shortlist="10%", segment=40)
-        shared = np.intersect1d(scores.shortlist, alone.shortlist)
-        # questions asked together are read in products of other shapes: in 8 bits the last place may be a near tie
-        assert len(scores.shortlist) == len(alone.shortlist) == len(shared) + (mode == "8bit" and len(shared) == 15)
-        assert np.array_equal(scores.values[shared], alone.values[shared])
+        alone = npukv.score_segments(deep, tokens, question, mode=mode, shortlist=13, segment=40)
+        assert np.array_equal(scores.shortlist, alone.shortlist)
+        assert np.array_equal(scores.values, alone.values)
     assert not np.array_equal(both[0].shortlist, both[1].shortlist)
 
 
