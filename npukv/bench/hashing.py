@@ -94,18 +94,9 @@ class Layers:
 
     def step(self, layer: int) -> torch.Tensor:
         """All of it."""
-        key, value = self.tokens[layer]
-        asked = hashing.hash_step(
-            self.queries[layer],
-            key,
-            value,
-            self.weights,
-            self.keys[layer],
-            self.values[layer],
-            self.codes[layer],
-            self.slot,
-        )
-        return self.selected(layer, asked)
+        cache = self.keys[layer], self.values[layer], self.codes[layer], self.length
+        bounds = self.shape.budget, SINK, RECENT
+        return hashing.hash_decode(self.queries[layer], *self.tokens[layer], self.weights, *cache, *bounds)[0]
 
     def encode(self, layer: int) -> torch.Tensor:
         key, value = self.tokens[layer]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from npukv.ops import hashing
 from npukv.ops.hashing import reference
 
 SINK, RECENT = 4, 16
+
+Attend = Callable[[torch.Tensor], torch.Tensor]
 
 
 def check(layers: Any, dtype: torch.dtype) -> dict[str, Any]:
@@ -28,41 +31,62 @@ def check(layers: Any, dtype: torch.dtype) -> dict[str, Any]:
     allowed = (1e-4 if dtype is torch.float32 else 2e-2) * max(1.0, float(exact.abs().max()))
     found: dict[str, Any] = {"error": error, "allowed": allowed}
     found["selection"] = bool(torch.equal(layers.select(0, asked), expected))
-    found["attended"] = attended(asked, layers.codes[0], layers.length, expected, budget, shape.width, dtype)
+    step = decoding(layers.queries[0], layers.tokens[0][0], layers.weights, layers.codes[0], layers.length, budget)
+    found["attended"] = attended(step, layers.codes[0], expected, layers.queries[0])
     found["appended"] = bool(torch.equal(layers.tokens[0][0][:, :, 0], layers.keys[0][:, :, -1]))
     return found | {"ok": found["selection"] and found["attended"] and found["appended"] and error <= allowed}
 
 
-def attended(
-    asked: torch.Tensor,
-    codes: torch.Tensor,
-    length: torch.Tensor,
-    expected: torch.Tensor,
-    budget: tuple[int, int, int],
-    width: int,
-    dtype: torch.dtype,
-    start: torch.Tensor | None = None,
-) -> bool:
-    """Whether `hashed_attention` attends to exactly the `expected` positions [B, Hkv, K].
+def attended(attend: Attend, codes: torch.Tensor, expected: torch.Tensor, query: torch.Tensor) -> bool:
+    """Whether `attend`, of values [B, Hkv, C, D] and with equal weights, sees exactly the `expected` [B, Hkv, K].
 
-    With equal weights the output counts them, by the digits of the positions in base `width`.
+    Its output [B, Hq, 1, D] counts them, by the digits of the positions in base D. query: only its shape and type.
     """
-    batch, kv_heads, capacity = codes.shape[:3]
-    query = torch.zeros(batch, asked.shape[1], 1, width, dtype=dtype, device=codes.device)
-    group, chosen = asked.shape[1] // kv_heads, expected >= 0
+    (batch, kv_heads, capacity), width = codes.shape[:3], query.shape[3]
+    group, chosen = query.shape[1] // kv_heads, expected >= 0
     position, place = torch.arange(capacity, device=codes.device), 1
     while place < capacity:
         digit = position // place % width
-        value = torch.eye(width, dtype=dtype, device=codes.device)[digit].expand(batch, kv_heads, -1, -1)
-        out = hashing.hashed_attention(query, asked, codes, value, value, length, *budget, start)[0]
+        value = torch.eye(width, dtype=query.dtype, device=codes.device)[digit].expand(batch, kv_heads, -1, -1)
+        out = attend(value)
         counted = torch.zeros(batch, kv_heads, width, dtype=torch.float64, device=codes.device)
         counted.scatter_add_(2, digit[expected.clamp(min=0).long()], chosen.double())
         counted = counted.repeat_interleave(group, 1)
         got = out[:, :, 0].double() * chosen.sum(-1, keepdim=True).repeat_interleave(group, 1)
-        if bool(((got - counted).abs() > (counted * torch.finfo(dtype).eps / 2).clamp(min=0.45)).any()):
+        allowed = (counted * torch.finfo(query.dtype).eps / 2).clamp(min=0.45)
+        if bool(((got - counted).abs() > allowed).any()):
             return False
         place *= width
     return True
+
+
+def attending(query: torch.Tensor, asked: torch.Tensor, codes: torch.Tensor, *bounds: Any) -> Attend:
+    """`hashed_attention` with equal weights."""
+
+    def attend(value: torch.Tensor) -> torch.Tensor:
+        return hashing.hashed_attention(torch.zeros_like(query), asked, codes, value, value, *bounds)[0]
+
+    return attend
+
+
+def decoding(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    weights: torch.Tensor,
+    codes: torch.Tensor,
+    length: torch.Tensor,
+    budget: tuple[int, int, int],
+    start: torch.Tensor | None = None,
+) -> Attend:
+    """`hash_decode` with equal weights, and codes that hold the token's own already."""
+
+    def attend(value: torch.Tensor) -> torch.Tensor:
+        values, rows = value.contiguous(), torch.arange(len(length), device=length.device)
+        token = values[rows, :, (length - 1).clamp(max=values.shape[2] - 1).long()][:, :, None]
+        held = torch.empty_like(values), values, codes.clone()
+        return hashing.hash_decode(query, key, token, weights, *held, length, *budget, start, 0.0)[0]
+
+    return attend
 
 
 def parity(device: Any, dtype: torch.dtype) -> dict[str, Any]:
@@ -106,9 +130,16 @@ def parity(device: Any, dtype: torch.dtype) -> dict[str, Any]:
                 name = f"score and select {budget}, {where_from}"
                 equal(name, hashing.hamming_select(asked, codes, *bounds), expected)
                 found["compared"] += 1
-                asked_for = (budget, SINK, RECENT)
-                if not attended(asked, codes, length, expected, asked_for, width, dtype, first):
+                if not attended(attending(query, asked, codes, *bounds), codes, expected, query):
                     found["wrong"].append(f"attention to {budget}, {where_from}")
+                found["compared"] += 1
+                key = keys[torch.arange(2, device=where), :, (length - 1).long()][:, :, None].contiguous()
+                mine = codes.clone()  # with the token's own
+                hashing.hash_step(query, key, key, weights, keys.clone(), values.clone(), mine, length - 1)
+                chosen = reference.hamming_select(asked, mine, *bounds)
+                step = decoding(query, key, weights, mine, length, (budget, SINK, RECENT), first)
+                if not attended(step, mine, chosen, query):
+                    found["wrong"].append(f"decode step with {budget}, {where_from}")
         scores = reference.hamming_scores(asked, codes, length)
         blocks = reference.select_blocks(scores, length, 6, 1, 2)
         equal(f"blocks, group {group}", hashing.select_blocks(scores, length, 6, 1, 2, largest), blocks)

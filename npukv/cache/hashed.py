@@ -17,7 +17,7 @@ from npukv.cache.preallocated import Place
 from npukv.cache.report import CacheReport, LayerReport
 from npukv.errors import InputError
 from npukv.ops.attention import partial_attention
-from npukv.ops.hashing import hash_encode, hash_step, hashed_attention
+from npukv.ops.hashing import hash_decode, hash_encode, hashed_attention
 
 #: Buffers grow by half, in steps of this many tokens; a frozen cache has at least four of them free.
 STEP = 256
@@ -158,8 +158,9 @@ class HashedLayer(AttendingLayer):
             raise InputError("a frozen layer attends once per token: call update first")
         (key, value), self._token = self._token, None
         if self._fixed is not None and self.weights is not None and self.codes is not None:
-            asked = hash_step(query, key, value, self.weights, self.keys, self.values, self.codes, place.slot)
-            return self._select(query, asked, place.length, self._start, self._fixed, scaling)
+            bounds = self._fixed, self.selection.sink, self.selection.recent
+            held = self.keys, self.values, self.codes
+            return hash_decode(query, key, value, self.weights, *held, place.length, *bounds, self._start, scaling)[0]
         rows = torch.arange(place.slot.shape[0], device=place.slot.device)
         self.keys[rows, :, place.slot] = key[:, :, 0]
         self.values[rows, :, place.slot] = value[:, :, 0]

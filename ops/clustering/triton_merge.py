@@ -29,6 +29,18 @@ def _count_kernel(places, degrees, counts, totals, length, kept, TOKENS: tl.cons
     tl.atomic_add(totals + row * kept + place, degree, mask=inside, sem="relaxed")
 
 
+@triton.jit(do_not_specialize=("kept",))
+def _begin_kernel(counts, begins, kept, PLACES: tl.constexpr):
+    """Where each place begins in the list: the tokens of the places before it."""
+    row = tl.program_id(0).to(tl.int64)
+    passed = 0
+    for start in range(0, kept, PLACES):
+        place = start + tl.arange(0, PLACES)
+        count = tl.load(counts + row * kept + place, mask=place < kept, other=0)
+        tl.store(begins + row * kept + place, passed + tl.cumsum(count, 0) - count, mask=place < kept)
+        passed += tl.sum(count, 0)
+
+
 @triton.jit(do_not_specialize=("length", "kept"))
 def _list_kernel(places, ends, order, ordered, length, kept, TOKENS: tl.constexpr):
     """Tokens and their places, in the order of the places. ends: where each begins, and after this where it ends."""
@@ -59,8 +71,15 @@ def _members(x, degrees, order, begin, end, stride, D: tl.constexpr, WIDTH: tl.c
 
 
 @triton.jit
+def _listed_rows(x, token, owned, stride, D: tl.constexpr, WIDTH: tl.constexpr):
+    real = tl.arange(0, WIDTH) < D
+    at = x + token.to(tl.int64)[:, None] * stride + columns(D, WIDTH)[None, :]
+    return tl.load(at, mask=owned[:, None] & real[None, :], other=0.0)
+
+
+@triton.jit
 def _means(
-    x, out, order, degrees, token, degree, owned, belongs, here, total, last, begin, end, stride,
+    x, rows, out, order, degrees, degree, belongs, here, total, last, begin, end, stride,
     D: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Means of one tensor's rows, at the places that begin in this block.
@@ -69,8 +88,6 @@ def _means(
     """
     real = tl.arange(0, WIDTH) < D
     column = columns(D, WIDTH)
-    at = x + token.to(tl.int64)[:, None] * stride + column[None, :]
-    rows = tl.load(at, mask=owned[:, None] & real[None, :], other=0.0)
     if rows.dtype == tl.float32:
         sums = tl.dot(tl.where(belongs, degree[None, :], 0.0), rows, input_precision="ieee")
     else:
@@ -125,14 +142,20 @@ def _merge_kernel(
         total = tl.load(totals + row * kept + here, mask=here <= last, other=1.0)
         end = tl.load(ends + row * kept + last)
         begin += TOKENS
+        keys += (row // heads) * key_b + (row % heads) * key_h
+        values += (row // heads) * value_b + (row % heads) * value_h
+        # Both tensors' rows are on their way before the first one's are summed.
+        rows = _listed_rows(keys, token, owned, key_l, D, WIDTH)
+        if PAIR:
+            rows2 = _listed_rows(values, token, owned, value_l, D2, WIDTH2)
         _means(
-            keys + (row // heads) * key_b + (row % heads) * key_h, out_keys + row * kept * D, order, degrees,
-            token, degree, owned, belongs, here, total, last, begin, end, key_l, D, WIDTH,
+            keys, rows, out_keys + row * kept * D, order, degrees, degree, belongs, here, total, last, begin, end,
+            key_l, D, WIDTH,
         )  # fmt: skip
         if PAIR:
             _means(
-                values + (row // heads) * value_b + (row % heads) * value_h, out_values + row * kept * D2, order,
-                degrees, token, degree, owned, belongs, here, total, last, begin, end, value_l, D2, WIDTH2,
+                values, rows2, out_values + row * kept * D2, order, degrees, degree, belongs, here, total, last,
+                begin, end, value_l, D2, WIDTH2,
             )  # fmt: skip
 
 
@@ -142,11 +165,12 @@ def _merged(
     batch, heads, length, width = tensors[0].shape
     rows = batch * heads
     degrees, places = degrees.contiguous(), places.contiguous()
-    ends, out_degrees = places.new_zeros(rows, kept), degrees.new_zeros(batch, heads, kept)
+    counts, out_degrees = places.new_zeros(rows, kept), degrees.new_zeros(batch, heads, kept)
+    ends = torch.empty_like(counts)
     order, ordered = places.new_empty(2, rows, length)
     grid = (rows, triton.cdiv(length, 512))
-    _count_kernel[grid](places, degrees, ends, out_degrees, length, kept, TOKENS=512)
-    ends = ends.cumsum(1, dtype=torch.int32) - ends
+    _count_kernel[grid](places, degrees, counts, out_degrees, length, kept, TOKENS=512)
+    _begin_kernel[(rows,)](counts, ends, kept, PLACES=min(4096, padded(kept)), num_warps=8)
     _list_kernel[grid](places, ends, order, ordered, length, kept, TOKENS=512)
     out = [x.new_empty(batch, heads, kept, x.shape[3]) for x in tensors]
     other = tensors[-1].shape[3]

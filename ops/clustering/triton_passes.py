@@ -17,7 +17,7 @@ from npukv.ops.clustering.triton_start import prepare
 
 #: Of a pass: sources and targets at a time when matched, targets and those who leave when joined, warps, registers and
 #: stages of loads, so that several programs share a multiprocessor.
-SOURCES, TARGETS, JOIN, LEAVING, WARPS, REGISTERS, STAGES = 128, 64, 64, 128, 4, 168, 2
+SOURCES, TARGETS, JOIN, LEAVING, WARPS, REGISTERS, STAGES = 128, 64, 64, 128, 4, 168, 1
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
 VARYING = ("length", "held", "size", "chunks", "merges", "passes", "each")
 
@@ -149,7 +149,7 @@ def _pass_kernel(
             for begin in range(0, half, SOURCES):
                 source = begin + tl.arange(0, SOURCES)
                 safe = 2 * (source if FULL else tl.minimum(source, half - 1))
-                mine = _rows(x, tl.load(alive + safe), D, WIDTH)
+                mine = _rows(x, first + safe if FIRST else tl.load(alive + safe), D, WIDTH)
                 own = tl.load(scale + safe)
                 if FIRST:
                     close = tl.sum(mine.to(tl.float32) * middle[None, :], axis=1) * own * typical
@@ -161,7 +161,7 @@ def _pass_kernel(
                 for start in range(0, half, TARGETS):
                     target = start + tl.arange(0, TARGETS)
                     other_at = 2 * (target if FULL else tl.minimum(target, half - 1)) + 1
-                    other = _rows(x, tl.load(alive + other_at), D, WIDTH)
+                    other = _rows(x, first + other_at if FIRST else tl.load(alive + other_at), D, WIDTH)
                     shrink = tl.load(scale + other_at)
                     if FIRST:
                         by = tl.sum(other.to(tl.float32) * middle[None, :], axis=1) * shrink * typical
@@ -224,13 +224,26 @@ def _pass_kernel(
                 tl.atomic_add(next_weights + joined, degree, mask=leaves, sem="relaxed")
 
         if not LAST and (STAGE == 0 or STAGE == 4):
-            if STAGE == 0:
+            number = half
+            if STAGE == 0:  # a list of the targets that were joined: half of them, or fewer
+                tl.debug_barrier()
+                held_at = 2 * tl.minimum(source, half - 1) + 1
+                now = tl.load(next_weights + place + 1, mask=there, other=0.0, cache_modifier=".cg")
+                joins = there & (now > tl.load(weights + held_at))
+                listed = tl.cumsum(joins.to(tl.int32), axis=0)
+                tl.store(order + half + listed - 1, source, mask=joins)
+                number = tl.sum(joins.to(tl.int32), axis=0)
+                same = there & (joins == 0)
+                tl.store(next_scale + place + 1, tl.load(scale + held_at), mask=same)
+                tl.store(next_near + place + 1, tl.load(near + held_at), mask=same)
                 tl.debug_barrier()
             real = (tl.arange(0, WIDTH) < D)[None, :]
             to, heavy, rows = _leaving(x, order, partners, scores, 0, count, D, WIDTH, LEAVING)
-            for start in range(0, half, JOIN):
+            for start in range(0, number, JOIN):
                 target = start + tl.arange(0, JOIN)
-                present = target < half
+                present = target < number
+                if STAGE == 0:
+                    target = tl.load(order + half + target, mask=present, other=0)
                 at = 2 * tl.minimum(target, half - 1) + 1
                 goes_to = tl.load(step + at)
                 own = tl.load(weights + at)
@@ -251,8 +264,9 @@ def _pass_kernel(
                 tl.store(to_row, wide.to(x.dtype.element_ty), mask=changes)
                 shrink = 1 / tl.maximum(tl.sqrt(tl.sum(wide * wide, axis=1)), 1e-12)
                 by = tl.sum(wide * middle[None, :], axis=1) * shrink * typical
-                shrink = tl.where(grown, shrink, tl.load(scale + at))
-                by = tl.where(grown, by, tl.load(near + at))
+                if STAGE == 4:
+                    shrink = tl.where(grown, shrink, tl.load(scale + at))
+                    by = tl.where(grown, by, tl.load(near + at))
                 tl.store(next_scale + goes_to, shrink, mask=present)
                 tl.store(next_near + goes_to, by, mask=present)
 

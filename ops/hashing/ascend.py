@@ -14,10 +14,12 @@ from npukv.ops.hashing.operators import (
     hamming_scores,
     hamming_select,
     hash_append,
+    hash_decode,
     hash_encode,
     hash_step,
     hashed_attention,
     select_and_attend,
+    step_and_attend,
 )
 from npukv.ops.hashing.reference import ABSENT, select_top_k, unpack
 
@@ -113,6 +115,7 @@ def register() -> None:
     hamming_scores.kernel_by_name(calls.DEVICE, "signs_matmul")(scores_multiplied)
     hamming_select.kernel_by_name(calls.DEVICE, "signs_matmul")(select_multiplied)
     hashed_attention.kernel(calls.DEVICE, "select, then attend")(select_and_attend)
+    hash_decode.kernel(calls.DEVICE, "step, then attend")(step_and_attend)
 
 
 register()

@@ -22,7 +22,8 @@ _APPEND = (
 MOST_SCORE, MOST_TOKENS = 4096, 1 << 21
 _PAIR = "Tensor query_codes, Tensor key_codes"
 _BOUNDS = "Tensor? length=None, Tensor? start=None"
-_SELECT = "Tensor length, int budget, int sink, int recent, Tensor? start=None"
+_CHOOSE = "int budget, int sink, int recent, Tensor? start=None"
+_SELECT = f"Tensor length, {_CHOOSE}"
 
 
 def _define(schema: str, specification: Callable[..., Any], shape: Callable[..., Any]) -> Operator:
@@ -70,6 +71,11 @@ hamming_select = _define(f"{_PAIR}, {_SELECT}) -> Tensor", reference.hamming_sel
 hashed_attention = _define(
     f"Tensor query, {_PAIR}, Tensor key, Tensor value, {_SELECT}, float? scale=None) -> (Tensor, Tensor)",
     reference.hashed_attention,
+    _attended,
+)
+hash_decode = _define(
+    f"Tensor query, {_APPEND}, {_CHOOSE}, float? scale=None) -> (Tensor, Tensor)",
+    reference.hash_decode,
     _attended,
 )
 select_blocks = _define(
@@ -158,6 +164,29 @@ def _takes_hashed(
     return _triton_serves_one(query, key, value, key.shape[1])
 
 
+def _takes_decode(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    weights: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    codes: torch.Tensor,
+    length: torch.Tensor,
+    budget: int,
+    sink: int,
+    recent: int,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[bool, str]:
+    group, words = query.shape[1] // codes.shape[1], codes.shape[3]
+    if words != 4 or group > 8 or recent < 1:
+        return False, f"takes 128 bits, up to 8 queries a group and recent tokens, not {32 * words}, {group}, {recent}"
+    ok, reason = _takes_step(query, key, value, weights, keys, values, codes, length)
+    asked = codes.new_empty((*query.shape[:3], words), device="meta")
+    return _takes_hashed(query, asked, codes, keys, values, length) if ok else (ok, reason)
+
+
 def _takes_scores(*args: Any, **kwargs: Any) -> tuple[bool, str]:
     largest = kwargs.get("largest", args[-1] if len(args) in (6, 7) and isinstance(args[-1], int) else 0)
     if not 0 < largest < 2**15 - 1:
@@ -172,6 +201,7 @@ for _operator, _module, _check in (
     (hamming_scores, "triton", _takes_codes),
     (hamming_select, "triton_select", _takes_codes),
     (hashed_attention, "triton_attend", _takes_hashed),
+    (hash_decode, "triton_decode", _takes_decode),
     (select_top_k, "triton_select", _takes_scores),
     (select_blocks, "triton_select", _takes_scores),
 ):
@@ -198,3 +228,27 @@ def select_and_attend(
 
 hashed_attention.kernel("cpu", "select, then attend")(select_and_attend)
 hashed_attention.kernel("cuda", "select, then attend")(select_and_attend)
+
+
+def step_and_attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    weights: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    codes: torch.Tensor,
+    length: torch.Tensor,
+    budget: int,
+    sink: int,
+    recent: int,
+    start: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Likewise by two operators."""
+    asked = hash_step(query, key, value, weights, keys, values, codes, length - 1)
+    return hashed_attention(query, asked, codes, keys, values, length, budget, sink, recent, start, scale)
+
+
+hash_decode.kernel("cpu", "step, then attend")(step_and_attend)
+hash_decode.kernel("cuda", "step, then attend")(step_and_attend)

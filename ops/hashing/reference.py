@@ -212,6 +212,36 @@ def hashed_attention(
     return attention.indexed_attention(query, key, value, chosen, None, scale)
 
 
+def hash_decode(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    weights: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    codes: torch.Tensor,
+    length: torch.Tensor,
+    budget: int,
+    sink: int,
+    recent: int,
+    start: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer's decode step: `hash_step` at length - 1, then `hashed_attention`.
+
+    Args:
+        query: [B, Hq, 1, D]; key, value: [B, Hkv, 1, D]; weights: [Hkv, D, r].
+        keys, values, codes: [B, Hkv, C, D] and [B, Hkv, C, r / 32], appended to in place where length is at most C.
+        length: int32 [B], tokens held with this one, at least 1.
+        budget, sink, recent, start, scale: as there.
+
+    Returns:
+        out [B, Hq, 1, D] and lse [B, Hq, 1], as there.
+    """
+    asked = hash_step(query, key, value, weights, keys, values, codes, length - 1)
+    return hashed_attention(query, asked, codes, keys, values, length, budget, sink, recent, start, scale)
+
+
 def select_blocks(
     scores: torch.Tensor,
     length: torch.Tensor,

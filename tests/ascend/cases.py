@@ -152,6 +152,8 @@ def hashing(draw: Draw) -> Iterator[tuple]:
     yield "hash_step", "1", (query, key, value, weights, keys, values, held, length), (4, 5, 6)
     asked = draw.whole(-(2**31), 2**31 - 1, 2, 4, 1, 2)
     start = torch.tensor([0, 2], dtype=torch.int32)
+    step = (query, key, value, weights, keys, values, held, length, 12, 2, 3)
+    yield "hash_decode", "plain", (*step, None, None), (4, 5, 6)
     yield "hashed_attention", "plain", (query, asked, held, keys, values, length, 12, 2, 3, None, None)
     yield "hashed_attention", "padding", (query, asked, held, keys, values, length, 12, 2, 3, start, 0.2)
 

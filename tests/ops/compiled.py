@@ -49,7 +49,9 @@ def recorded(capability: int = 90) -> Iterator[dict[str, Any]]:
                 signature[parameter.name], aligned = "fp32", False
             if aligned:
                 attributes[(place,)] = [["tt.divisibility", 16]]
-        options = {name: kwargs[name] for name in ("num_warps", "num_stages", "maxnreg") if kwargs.get(name)}
+        options = {
+            name: kwargs[name] for name in ("num_warps", "num_stages", "maxnreg", "launch_pdl") if kwargs.get(name)
+        }
         source = ASTSource(self, signature, constants, attributes)
         kernels[self.__name__] = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 

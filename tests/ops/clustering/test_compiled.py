@@ -47,7 +47,7 @@ def test_compiles() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     for kernels in json.loads(done.stdout).values():
         old = {"_start_kernel", "_match_kernel", "_join_kernel", "_place_kernel", "_add_kernel"}
-        new = ("start", "centre", "pass", "follow", "count", "list", "merge")
+        new = ("start", "centre", "pass", "follow", "count", "begin", "list", "merge")
         assert old | {f"products _{name}_kernel" for name in new} == set(kernels)
         for name, (shared, spilled) in kernels.items():
             assert shared <= 100_000, f"{name} takes {shared} bytes of shared memory"

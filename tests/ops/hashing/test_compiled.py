@@ -15,7 +15,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import compiled
 import torch
-from npukv.ops.hashing import triton, triton_attend, triton_select
+from npukv.ops.hashing import triton, triton_attend, triton_decode, triton_select
 
 compiled.POINTERS[torch.int16] = "*i16"
 
@@ -38,12 +38,21 @@ def attend(group, start):
     held = vector(8, 131072), vector(8, 131072), length
     return triton_attend.hashed_attention(vector(8 * group, 1), asked, codes, *held, 2048, 4, 16, start)
 
+triton_decode.early = lambda device: {"EARLY": True, "launch_pdl": True}
+
+def decode(group, start):
+    token, held = (vector(8, 1), vector(8, 1)), (vector(8, 131072), vector(8, 131072), meta(2, 8, 131072, 4))
+    return triton_decode.hash_decode(vector(8 * group, 1), *token, weights, *held, length, 2048, 4, 16, start)
+
 found = {}
 for name, call in {
     "select 1": lambda: select(1, None),
     "select 4": lambda: select(4, start),
     "attend 1": lambda: attend(1, start),
     "attend 4": lambda: attend(4, None),
+    "decode 1": lambda: decode(1, None),
+    "decode 4": lambda: decode(4, start),
+    "decode 8": lambda: decode(8, None),
     "blocks": lambda: triton_select.select_blocks(scores, length, 64, 1, 4, 512),
     "scores": lambda: triton.hamming_scores(meta(2, 8, 1, 4), meta(2, 8, 131072, 4), length),
     "encode": lambda: triton.hash_encode(vector(8, 4096), weights),
@@ -59,6 +68,7 @@ print(json.dumps({
             "counts": one.asm["ptx"].count("popc.b32"),
             "wide": one.asm["ptx"].count("ld.global.v4") + one.asm["ptx"].count("st.global.v4"),
             "shared": one.metadata.shared,
+            "waits": one.asm["ptx"].count("griddepcontrol.wait"),
         }
         for name, one in kernels.items()
     }
@@ -86,5 +96,11 @@ def test_they_compile_for_a_card() -> None:
         assert attend["_sift_kernel"]["counts"] >= 3 * 8 * {1: 3, 4: 5}[group]  # of the sample, and as above
         assert attend["_sift_kernel"]["wide"] >= 3 * 8
         assert attend["_attend_kernel"]["wide"] >= 4
+    for group in (1, 4, 8):  # each launch waits, once, for the one before it
+        decode = found[f"decode {group}"]
+        assert list(decode) == ["begin_kernel", "sift_kernel", "attend_kernel", "_merge_kernel"]
+        assert [one["waits"] for one in decode.values()] == [1, 1, 1, 1]
+        assert decode["sift_kernel"]["wide"] >= 2 * 8 and decode["attend_kernel"]["wide"] >= 4
+    assert found["attend 1"]["_merge_kernel"]["waits"] == 0
     assert list(found["blocks"]) == ["_lowest_kernel", "_coarse_kernel", "_fine_kernel", "_compact_kernel"]
     assert list(found["step"]) == ["_step_kernel"]

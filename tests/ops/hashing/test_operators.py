@@ -33,6 +33,7 @@ def arguments() -> dict[str, tuple[Any, ...]]:
         "select_top_k": (scores, LENGTH, 12, 2, 3, START),
         "hamming_select": (*codes, LENGTH, 12, 2, 3),
         "hashed_attention": (drawn(0, 2, 4, 1, 16), *codes, *cache[:2], LENGTH, 12, 2, 3, START, 0.3),
+        "hash_decode": (drawn(0, 2, 4, 1, 16), *token, weights, *cache, LENGTH, 12, 2, 3, START, 0.3),
         "select_blocks": (scores.repeat(1, 1, 9), LENGTH * 9, 2, 1, 1),
     }
 
@@ -77,7 +78,7 @@ def test_a_decode_step_compiles_without_graph_breaks() -> None:
 def test_every_operator_says_which_kernels_serve_it() -> None:
     listed = operators()
     for name in arguments():
-        expected = {"hash_encode", "hash_append", "hash_step", "select_blocks", "hashed_attention"}
+        expected = {"hash_encode", "hash_append", "hash_step", "select_blocks", "hashed_attention", "hash_decode"}
         assert ("numpy" in listed[name].get("cpu", [])) == (name not in expected | {"hamming_scores_matmul"})
         assert ("triton" in listed[name].get("cuda", [])) == (name != "hamming_scores_matmul")
 

@@ -1,9 +1,6 @@
-"""The three launches append, encode and attend exactly as the specification does, whatever their sample says."""
+"""A decode step's launches append, encode and attend exactly as the specification does, whatever their sample says."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("triton")
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
-import hash_launches
-
-from npukv.ops.hashing import random_orthogonal, reference
+from npukv.ops.hashing import random_orthogonal, reference, triton_decode, triton_decode_attend
 from tests.ops.hashing.test_reference import draw_codes, drawn
 
 
@@ -26,9 +19,11 @@ def lengths(*values: int) -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several stretches of several steps in a small row, several shares and pieces of a small sample."""
-    monkeypatch.setattr(hash_launches, "BEGIN", {"PROGRAMS": 4, "PIECES": 2, "PART": 128, "num_warps": 4})
-    monkeypatch.setattr(hash_launches, "SIFT", hash_launches.SIFT | {"PROGRAMS": 8, "BLOCK": 128})
-    monkeypatch.setattr(hash_launches, "ATTEND", hash_launches.ATTEND | {"PROGRAMS": 6, "TILE": 32, "BLOCK": 16})
+    begin = {"PROGRAMS": 4, "PIECES": 2, "SAMPLE": 256, "LEAST": 128, "PART": 128}
+    monkeypatch.setattr(triton_decode, "BEGIN", triton_decode.BEGIN | begin)
+    monkeypatch.setattr(triton_decode, "SIFT", triton_decode.SIFT | {"PROGRAMS": 8, "BLOCK": 128})
+    monkeypatch.setattr(triton_decode, "ATTEND", triton_decode.ATTEND | {"PROGRAMS": 6, "BLOCK": 16})
+    monkeypatch.setattr(triton_decode, "ATTEND_FEW", {"TILE": 32, "num_warps": 4})
 
 
 def sees_the_selected(case: dict) -> None:
@@ -52,9 +47,7 @@ def sees_the_selected(case: dict) -> None:
         mine[2][0, 0, int(slot)] = 77  # what was there before
         token = key, value[:, :, int(slot), None]
         nothing_else = token[0] * 0  # equal weights: every key is zero
-        out, lse = hash_launches.hash_decode(
-            query, (nothing_else, token[1]), weights, mine, slot, length, bounds, start, 0.0
-        )
+        out, lse = triton_decode.hash_decode(query, nothing_else, token[1], weights, *mine, length, *bounds, start, 0.0)
         same = reference.hash_encode(nothing_else, weights)[0, 0, 0]
         assert torch.equal(mine[2][0, 0, int(slot)], same)
         mine[2][0, 0, int(slot)] = held[2][0, 0, int(slot)]
@@ -76,8 +69,7 @@ def cases(draw: st.DrawFn) -> dict:
     begin, near = draw(st.integers(0, end - 1)), draw(st.sampled_from([0, 30, 200]))
     return {
         "group": group, "keys": keys, "end": end, "begin": begin, "bounds": (budget, sink, recent), "seed": seed,
-        "near": near, "count": draw(st.sampled_from(["atomics", "histogram"])),
-        "tile": draw(st.sampled_from([32, 128])),
+        "near": near, "tile": draw(st.sampled_from([32, 128])),
     }  # fmt: skip
 
 
@@ -85,21 +77,20 @@ def cases(draw: st.DrawFn) -> dict:
 @given(case=cases())
 def test_it_attends_to_exactly_what_is_selected(case: dict) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(hash_launches.SIFT, "COUNT", case["count"])
-        patch.setitem(hash_launches.ATTEND, "TILE", case["tile"])
+        patch.setitem(triton_decode.ATTEND_FEW, "TILE", case["tile"])
         sees_the_selected(case)
 
 
 @pytest.mark.parametrize("misled", [{"MARGIN": -9.0}, {"WINDOW": 4}], ids=["too few listed", "threshold out of sight"])
 def test_a_sample_that_misleads_is_noticed(misled: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in misled.items():
-        monkeypatch.setattr(hash_launches, name, value)
-    monkeypatch.setitem(hash_launches.ATTEND, "PROGRAMS", 2)
+        monkeypatch.setattr(triton_decode, name, value)
+    monkeypatch.setitem(triton_decode.ATTEND, "PROGRAMS", 2)
     budget = 7 if "WINDOW" in misled else 200  # the chosen ones lie far below the cutoff
     case = {"group": 2, "keys": draw_codes(1, 1, 1, 400, 4), "end": 400, "begin": 0, "seed": 0}
     called = []
-    again = hash_launches.hash_attend._scored_again
-    monkeypatch.setattr(hash_launches.hash_attend, "_scored_again", lambda *a: called.append(1) or again(*a))
+    again = triton_decode_attend._scored_again
+    monkeypatch.setattr(triton_decode_attend, "_scored_again", lambda *a: called.append(1) or again(*a))
     sees_the_selected(case | {"bounds": (budget + 6, 2, 4), "near": 30 * ("WINDOW" in misled)})
     assert called
 
@@ -120,9 +111,7 @@ def test_in_float64(group: int, capacity: int, width: int) -> None:
             expected = reference.hashed_attention(
                 query.double(), codes, theirs[2], theirs[0].double(), theirs[1].double(), *asked
             )
-            got = hash_launches.hash_decode(
-                query, (key, value), weights, tuple(mine), length - 1, length, (budget, sink, recent), start
-            )
+            got = triton_decode.hash_decode(query, key, value, weights, *mine, length, budget, sink, recent, start)
             for one, other in zip(mine, theirs, strict=True):
                 torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
             for one, other in zip(got, expected, strict=True):
@@ -131,6 +120,6 @@ def test_in_float64(group: int, capacity: int, width: int) -> None:
 
 def test_steps_too_long_for_their_lists_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """They wrote lists out of place, which a card reported as a misaligned address."""
-    monkeypatch.setitem(hash_launches.SIFT, "BLOCK", 2048)
+    monkeypatch.setitem(triton_decode.SIFT, "BLOCK", 2048)
     with pytest.raises(ValueError, match="2048 tokens, expected at most 1024"):
-        hash_launches.plan(8, 131072)
+        triton_decode.plan(8, 131072)

@@ -1,4 +1,4 @@
-"""The third launch of `hash_launches`: attention to the chosen ones of a row's listed tokens."""
+"""The third launch of `triton_decode`: attention to the chosen ones of a row's listed tokens."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _scored_again(
 
 
 @triton.jit(do_not_specialize=scoring.UNSPECIALIZED)
-def _attend_kernel(
+def attend_kernel(
     query_codes_ptr, codes_ptr, list_ptr, fine_ptr, totals_ptr, listed_ptr, cutoff_ptr, chosen_ptr, length_ptr,
     start_ptr, query, key, value, outs, lses, scale,
     query_b, query_h, key_b, key_h, key_c, value_b, value_h, value_c,
@@ -47,6 +47,7 @@ def _attend_kernel(
     GROUP: tl.constexpr, WORDS: tl.constexpr, PLANES: tl.constexpr, BITS: tl.constexpr, SPLITS: tl.constexpr,
     LEVELS: tl.constexpr, WITH_START: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """A share of a row's listed tokens, and attention to the chosen ones: outs [parts, B, Hq, 1, D], lses without D.
 
@@ -65,6 +66,8 @@ def _attend_kernel(
     )  # fmt: skip
     begin, end = _bounds(length_ptr, start_ptr, batch, capacity, WITH_START)
     fine, stretch = tl.arange(0, WINDOW), tl.arange(0, SPLITS)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     binned = tl.load(totals_ptr + row * WINDOW + fine)  # from the cutoff down
     listed = tl.load(listed_ptr + row * SPLITS + stretch)
     cutoff = tl.load(cutoff_ptr + row)
@@ -158,6 +161,8 @@ def _attend_kernel(
         weight = weight * shrink + tl.sum(weights, axis=1)
         mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         most = now
+    if EARLY:  # see `triton_decode.early`
+        tl.extra.cuda.gdc_launch_dependents()
     none = weight == 0.0
     safe_weight = tl.where(none, 1.0, weight)
     mean = mean / safe_weight[:, None]
