@@ -15,9 +15,9 @@ import triton.language as tl
 from npukv.ops.clustering.triton_rows import columns, padded
 from npukv.ops.clustering.triton_start import prepare
 
-#: Of a pass: sources and targets at a time when matched, targets and those who leave when joined, warps, registers and
-#: stages of loads, so that several programs share a multiprocessor.
-SOURCES, TARGETS, JOIN, LEAVING, WARPS, REGISTERS, STAGES = 128, 64, 64, 128, 4, 168, 1
+#: Of a pass: sources and targets at a time when matched; targets, those who leave and, where these are more, so many of
+#: the rest when joined; warps, registers and stages of loads, so that several programs share a multiprocessor.
+SOURCES, TARGETS, JOIN, LEAVING, MORE, WARPS, REGISTERS, STAGES = 128, 64, 64, 128, 32, 4, 168, 1
 #: Numbers that differ from pass to pass: a kernel is not compiled anew for each.
 VARYING = ("length", "held", "size", "chunks", "merges", "passes", "each")
 
@@ -85,7 +85,7 @@ def _leaving(x, order, goes, shares, begin, count, D: tl.constexpr, WIDTH: tl.co
 def _pass_kernel(
     x, centre, alive, state, next_alive, next_state, scores, partners, order, step, length, held, size, chunks, merges,
     each, typical, D: tl.constexpr, WIDTH: tl.constexpr, SOURCES: tl.constexpr, TARGETS: tl.constexpr,
-    JOIN: tl.constexpr, HALF: tl.constexpr, LEAVING: tl.constexpr, ONCE: tl.constexpr, FULL: tl.constexpr,
+    JOIN: tl.constexpr, HALF: tl.constexpr, LEAVING: tl.constexpr, MORE: tl.constexpr, FULL: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, STAGE: tl.constexpr,
 ):  # fmt: skip
     """One chunk: the best target of each source, who leaves, where everybody goes, and the means of who was joined.
@@ -93,8 +93,8 @@ def _pass_kernel(
     x [rows, length, D]: a target's row becomes the mean, in place. alive [rows, length]: the rows of x that take part;
     state [3, rows, length], `each` numbers apart: their degrees, inverse lengths and closeness to the centre. next_*:
     those of the next pass. scores, partners, order [rows, length]: room of this chunk's. step: the place of each of the
-    `held` alive keys. ONCE: those who leave are one block; FULL: all blocks are whole. The program behind the last
-    chunk does what is behind it.
+    `held` alive keys. MORE: those who leave beyond LEAVING, at a time (0 = there are none); FULL: all blocks are whole.
+    The program behind the last chunk does what is behind it.
 
     STAGE: 0 = everything, with barriers before what other threads stored is read; where programs have no barrier, a
     launch each for 1 = match, 2 = choose, 3 = follow to the partners' places, 4 = join. From 2 to 3, step holds -1 -
@@ -253,9 +253,9 @@ def _pass_kernel(
                 changes = grown[:, None] & real
                 old = tl.load(to_row, mask=real, other=0.0).to(tl.float32) * own[:, None]
                 sums = _gained(target, to, heavy, rows)
-                if not ONCE:
-                    for begin in tl.range(LEAVING, count, LEAVING, num_stages=1):
-                        to2, heavy2, rows2 = _leaving(x, order, partners, scores, begin, count, D, WIDTH, LEAVING)
+                if MORE > 0:
+                    for begin in tl.range(LEAVING, count, MORE, num_stages=1):
+                        to2, heavy2, rows2 = _leaving(x, order, partners, scores, begin, count, D, WIDTH, MORE)
                         sums += _gained(target, to2, heavy2, rows2)
                 if x.dtype.element_ty == tl.float32:
                     wide = (sums + old) / total[:, None]
@@ -283,6 +283,11 @@ def _follow_kernel(steps, places, length, passes, each, TOKENS: tl.constexpr):
         at = tl.load(steps + at, mask=inside, other=0)
         steps += each
     tl.store(places + row * length + token, at, mask=inside)
+
+
+def more(left: int) -> int:
+    """How many of the `left` leaving sources to take at a time: a block may have few."""
+    return 0 if left <= 0 else MORE if left <= MORE else LEAVING
 
 
 def cluster(
@@ -319,8 +324,9 @@ def cluster(
                 x, centre, alive[now], state[now], alive[then], state[then], scores, partners, order, steps[number],
                 length, held, size, chunks, merges, rows * length, typical, D=width, WIDTH=padded(width),
                 SOURCES=sources, TARGETS=targets, JOIN=min(JOIN, half), HALF=half, LEAVING=min(LEAVING, half),
-                ONCE=-(-merges // chunks) <= LEAVING, FULL=size // 2 % max(sources, targets) == 0, FIRST=number == 0,
-                LAST=last, STAGE=stage, num_warps=WARPS, maxnreg=REGISTERS, num_stages=STAGES,
+                MORE=0 if last else more(-(-merges // chunks) - LEAVING),
+                FULL=size // 2 % max(sources, targets) == 0, FIRST=number == 0, LAST=last, STAGE=stage,
+                num_warps=WARPS, maxnreg=REGISTERS, num_stages=STAGES,
             )  # fmt: skip
         held -= merges
     places = keys.new_empty(batch, heads, length, dtype=torch.int32)
