@@ -11,7 +11,8 @@ def merge_plan(tokens: int, goal: int, chunk: int, share: float = 0.3) -> list[i
     In each pass the first `chunks` chunks of `chunk` keys give up `merges` keys in all, each as many as the others or
     one more; what is left behind them stays. A pass merges at most `share` of all keys: what is alike collapses first,
     and rare keys are left when the goal is reached (passes that halve lose them). As few passes as that allows, each
-    of the same share: to a quarter, four of 29%.
+    of the same share: to a quarter, four of 29%. Of several passes the first one's chunks are half as large, since it
+    costs most: a key has more of its like then.
 
     Args:
         chunk: keys per chunk, about: chunks are made equally large, and even.
@@ -23,10 +24,11 @@ def merge_plan(tokens: int, goal: int, chunk: int, share: float = 0.3) -> list[i
     passes = max(1, math.ceil(math.log(goal / tokens) / math.log(1 - share) - 1e-9))
     aims = [math.ceil(tokens * (goal / tokens) ** (number / passes)) for number in range(1, passes)]
     while tokens > goal:
-        chunks = max(1, min(round(tokens / chunk), tokens // 2))
+        wide = max(2, chunk // 2) if aims and not plan else chunk
+        chunks = max(1, min(round(tokens / wide), tokens // 2))
         size = tokens // chunks
-        if size - chunk <= chunk // 64:  # a few more would fill no further tile: they wait behind the last chunk
-            size = min(size, chunk)
+        if size - wide <= wide // 64:  # a few more would fill no further tile: they wait behind the last chunk
+            size = min(size, wide)
         size = size // 2 * 2
         aim = max(aims.pop(0) if aims else goal, goal)
         merges = min(tokens - aim, max(1, int(tokens * share)), chunks * size // 2)

@@ -13,8 +13,9 @@ import triton.language as tl
 
 from npukv.ops.clustering.triton_rows import columns, padded
 
-#: Tokens of a program that merges, and how many of them are those where its places may begin; warps, registers.
-TOKENS, OWN, WARPS, REGISTERS = 64, 56, 4, 168
+#: Tokens of a program that merges, how many of them are those where its places may begin, and places at a time: most
+#: programs have fewer, and what they hold for more would crowd others out; warps, registers.
+TOKENS, OWN, PLACES, WARPS, REGISTERS = 64, 56, 16, 4, 112
 
 
 @triton.jit(do_not_specialize=("length", "kept"))
@@ -30,12 +31,12 @@ def _count_kernel(places, degrees, counts, totals, length, kept, TOKENS: tl.cons
 
 
 @triton.jit(do_not_specialize=("kept",))
-def _begin_kernel(counts, begins, kept, PLACES: tl.constexpr):
+def _begin_kernel(counts, begins, kept, BLOCK: tl.constexpr):
     """Where each place begins in the list: the tokens of the places before it."""
     row = tl.program_id(0).to(tl.int64)
     passed = 0
-    for start in range(0, kept, PLACES):
-        place = start + tl.arange(0, PLACES)
+    for start in range(0, kept, BLOCK):
+        place = start + tl.arange(0, BLOCK)
         count = tl.load(counts + row * kept + place, mask=place < kept, other=0)
         tl.store(begins + row * kept + place, passed + tl.cumsum(count, 0) - count, mask=place < kept)
         passed += tl.sum(count, 0)
@@ -79,33 +80,37 @@ def _listed_rows(x, token, owned, stride, D: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def _means(
-    x, rows, out, order, degrees, degree, belongs, here, total, last, begin, end, stride,
-    D: tl.constexpr, WIDTH: tl.constexpr,
+    x, rows, out, order, degrees, degree, place, totals, first, last, begin, end, stride,
+    D: tl.constexpr, WIDTH: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    """Means of one tensor's rows, at the places that begin in this block.
+    """Means of one tensor's rows, at the places that begin in this block, PLACES at a time.
 
     16-bit rows are summed by products with degrees that are the sum of two such numbers, exact up to 65,536.
     """
     real = tl.arange(0, WIDTH) < D
     column = columns(D, WIDTH)
-    if rows.dtype == tl.float32:
-        sums = tl.dot(tl.where(belongs, degree[None, :], 0.0), rows, input_precision="ieee")
-    else:
-        unit = 1.0
-        if rows.dtype == tl.float16:  # a power of two, to stay within its range
-            unit = tl.exp2(tl.floor(tl.log2(tl.max(degree, axis=0))))
-        part = degree / unit
-        heavy = part.to(rows.dtype)
-        light = (part - heavy.to(tl.float32)).to(rows.dtype)
-        none = tl.zeros_like(heavy)[None, :]
-        sums = tl.dot(tl.where(belongs, heavy[None, :], none), rows)
-        sums = tl.dot(tl.where(belongs, light[None, :], none), rows, sums) * unit
-    if end > begin:
-        rest = _members(x, degrees, order, begin, end, stride, D, WIDTH)
-        sums += tl.where((here == last)[:, None], rest[None, :], 0.0)
-    means = sums / total[:, None] if rows.dtype == tl.float32 else sums * (1 / total)[:, None]
-    to = out + here.to(tl.int64)[:, None] * D + column[None, :]
-    tl.store(to, means.to(rows.dtype), mask=(here <= last)[:, None] & real[None, :])
+    for some in range(first, last + 1, PLACES):
+        here = some + tl.arange(0, PLACES)
+        belongs = place[None, :] == here[:, None]
+        total = tl.load(totals + here, mask=here <= last, other=1.0)
+        if rows.dtype == tl.float32:
+            sums = tl.dot(tl.where(belongs, degree[None, :], 0.0), rows, input_precision="ieee")
+        else:
+            unit = 1.0
+            if rows.dtype == tl.float16:  # a power of two, to stay within its range
+                unit = tl.exp2(tl.floor(tl.log2(tl.max(degree, axis=0))))
+            part = degree / unit
+            heavy = part.to(rows.dtype)
+            light = (part - heavy.to(tl.float32)).to(rows.dtype)
+            none = tl.zeros_like(heavy)[None, :]
+            sums = tl.dot(tl.where(belongs, heavy[None, :], none), rows)
+            sums = tl.dot(tl.where(belongs, light[None, :], none), rows, sums) * unit
+        if (end > begin) & (last < some + PLACES):
+            rest = _members(x, degrees, order, begin, end, stride, D, WIDTH)
+            sums += tl.where((here == last)[:, None], rest[None, :], 0.0)
+        means = sums / total[:, None] if rows.dtype == tl.float32 else sums * (1 / total)[:, None]
+        to = out + here.to(tl.int64)[:, None] * D + column[None, :]
+        tl.store(to, means.to(rows.dtype), mask=(here <= last)[:, None] & real[None, :])
 
 
 @triton.jit(do_not_specialize=("length", "kept", "heads"))
@@ -113,7 +118,7 @@ def _merge_kernel(
     keys, values, degrees, order, ordered, ends, out_keys, out_values, totals, length, kept, heads,
     key_b, key_h, key_l, value_b, value_h, value_l,
     D: tl.constexpr, WIDTH: tl.constexpr, D2: tl.constexpr, WIDTH2: tl.constexpr,
-    TOKENS: tl.constexpr, OWN: tl.constexpr, PAIR: tl.constexpr,
+    TOKENS: tl.constexpr, OWN: tl.constexpr, PLACES: tl.constexpr, PAIR: tl.constexpr,
 ):  # fmt: skip
     """The places that begin among the first OWN of a block of the list: means of keys and, if a PAIR, of values.
 
@@ -137,9 +142,6 @@ def _merge_kernel(
     last = tl.max(tl.where(begins, place, -1), axis=0)
     if last >= 0:
         owned = inside & (place >= first) & (place <= last)
-        here = first + number
-        belongs = owned[None, :] & (place[None, :] == here[:, None])
-        total = tl.load(totals + row * kept + here, mask=here <= last, other=1.0)
         end = tl.load(ends + row * kept + last)
         begin += TOKENS
         keys += (row // heads) * key_b + (row % heads) * key_h
@@ -149,13 +151,13 @@ def _merge_kernel(
         if PAIR:
             rows2 = _listed_rows(values, token, owned, value_l, D2, WIDTH2)
         _means(
-            keys, rows, out_keys + row * kept * D, order, degrees, degree, belongs, here, total, last, begin, end,
-            key_l, D, WIDTH,
+            keys, rows, out_keys + row * kept * D, order, degrees, degree, place, totals + row * kept, first, last,
+            begin, end, key_l, D, WIDTH, PLACES,
         )  # fmt: skip
         if PAIR:
             _means(
-                values, rows2, out_values + row * kept * D2, order, degrees, degree, belongs, here, total, last,
-                begin, end, value_l, D2, WIDTH2,
+                values, rows2, out_values + row * kept * D2, order, degrees, degree, place, totals + row * kept, first,
+                last, begin, end, value_l, D2, WIDTH2, PLACES,
             )  # fmt: skip
 
 
@@ -170,14 +172,14 @@ def _merged(
     order, ordered = places.new_empty(2, rows, length)
     grid = (rows, triton.cdiv(length, 512))
     _count_kernel[grid](places, degrees, counts, out_degrees, length, kept, TOKENS=512)
-    _begin_kernel[(rows,)](counts, ends, kept, PLACES=min(4096, padded(kept)), num_warps=8)
+    _begin_kernel[(rows,)](counts, ends, kept, BLOCK=min(4096, padded(kept)), num_warps=8)
     _list_kernel[grid](places, ends, order, ordered, length, kept, TOKENS=512)
     out = [x.new_empty(batch, heads, kept, x.shape[3]) for x in tensors]
     other = tensors[-1].shape[3]
     _merge_kernel[(rows, triton.cdiv(length, OWN))](
         tensors[0], tensors[-1], degrees, order, ordered, ends, out[0], out[-1], out_degrees, length, kept, heads,
         *tensors[0].stride()[:3], *tensors[-1].stride()[:3], D=width, WIDTH=padded(width),
-        D2=other, WIDTH2=padded(other), TOKENS=TOKENS, OWN=OWN, PAIR=len(tensors) == 2, num_warps=WARPS,
+        D2=other, WIDTH2=padded(other), TOKENS=TOKENS, OWN=OWN, PLACES=PLACES, PAIR=len(tensors) == 2, num_warps=WARPS,
         maxnreg=REGISTERS,
     )  # fmt: skip
     return out, out_degrees

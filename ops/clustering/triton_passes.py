@@ -54,20 +54,21 @@ def _chosen(score, there, count, HALF: tl.constexpr):
 
 
 @triton.jit
-def _gained(target, to, degree, rows):
-    """Sums of the rows times their degrees that go to each target, [targets, WIDTH].
+def _gained(target, to, degree, rows, sums):
+    """`sums` [targets, WIDTH] and the rows times their degrees that go to each target.
 
     Products of 16 bits: there, degrees beyond 256 (bfloat16; float16: 2048) are rounded as the rows themselves are.
     """
     belongs = to[None, :] == target[:, None]
     if rows.dtype == tl.float32:
-        sums = tl.dot(tl.where(belongs, degree[None, :], 0.0), rows, input_precision="ieee")
-    else:
-        unit = 1.0
-        if rows.dtype == tl.float16:  # a power of two, to stay within its range
-            unit = tl.exp2(tl.floor(tl.log2(tl.max(degree, axis=0))))
+        sums = tl.dot(tl.where(belongs, degree[None, :], 0.0), rows, sums, input_precision="ieee")
+    elif rows.dtype == tl.float16:  # divided by a power of two, to stay within its range
+        unit = tl.exp2(tl.floor(tl.log2(tl.max(degree, axis=0))))
         part = (degree / unit).to(rows.dtype)
-        sums = tl.dot(tl.where(belongs, part[None, :], tl.zeros_like(part)[None, :]), rows) * unit
+        sums += tl.dot(tl.where(belongs, part[None, :], tl.zeros_like(part)[None, :]), rows) * unit
+    else:
+        part = degree.to(rows.dtype)
+        sums = tl.dot(tl.where(belongs, part[None, :], tl.zeros_like(part)[None, :]), rows, sums)
     return sums
 
 
@@ -238,7 +239,7 @@ def _pass_kernel(
                 tl.store(next_near + place + 1, tl.load(near + held_at), mask=same)
                 tl.debug_barrier()
             real = (tl.arange(0, WIDTH) < D)[None, :]
-            to, heavy, rows = _leaving(x, order, partners, scores, 0, count, D, WIDTH, LEAVING)
+            _, _, rows = _leaving(x, order, partners, scores, 0, count, D, WIDTH, LEAVING)
             for start in range(0, number, JOIN):
                 target = start + tl.arange(0, JOIN)
                 present = target < number
@@ -251,19 +252,21 @@ def _pass_kernel(
                 grown = present & (total > own)
                 to_row = x + tl.load(alive + at).to(tl.int64)[:, None] * D + columns(D, WIDTH)[None, :]
                 changes = grown[:, None] & real
-                old = tl.load(to_row, mask=real, other=0.0).to(tl.float32) * own[:, None]
-                sums = _gained(target, to, heavy, rows)
+                sums = tl.load(to_row, mask=real, other=0.0).to(tl.float32) * own[:, None]
+                slot = tl.arange(0, LEAVING)
+                to = tl.load(partners + slot, mask=slot < count, other=-1)
+                heavy = tl.load(scores + slot, mask=slot < count, other=0.0)
+                sums = _gained(target, to, heavy, rows, sums)
                 if MORE > 0:
                     for begin in tl.range(LEAVING, count, MORE, num_stages=1):
                         to2, heavy2, rows2 = _leaving(x, order, partners, scores, begin, count, D, WIDTH, MORE)
-                        sums += _gained(target, to2, heavy2, rows2)
-                if x.dtype.element_ty == tl.float32:
-                    wide = (sums + old) / total[:, None]
-                else:
-                    wide = (sums + old) * (1 / total)[:, None]
+                        sums = _gained(target, to2, heavy2, rows2, sums)
+                wide = sums / total[:, None] if x.dtype.element_ty == tl.float32 else sums * (1 / total)[:, None]
                 tl.store(to_row, wide.to(x.dtype.element_ty), mask=changes)
                 shrink = 1 / tl.maximum(tl.sqrt(tl.sum(wide * wide, axis=1)), 1e-12)
-                by = tl.sum(wide * middle[None, :], axis=1) * shrink * typical
+                # Loaded again: what is kept in registers through the loop is what there are too few for.
+                again = tl.load(centre + row * D + tl.arange(0, WIDTH), mask=tl.arange(0, WIDTH) < D, other=0.0)
+                by = tl.sum(wide * again[None, :], axis=1) * shrink * typical
                 if STAGE == 4:
                     shrink = tl.where(grown, shrink, tl.load(scale + at))
                     by = tl.where(grown, by, tl.load(near + at))

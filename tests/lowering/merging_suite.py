@@ -52,7 +52,7 @@ def cases(seed: int) -> Iterator[tuple[str, Case]]:
 
 MUTATIONS = (
     Mutation("the last member left out", "mask=(slot < end)[:, None]", "mask=(slot < end - 1)[:, None]"),
-    Mutation("another's rows", "(place[None, :] == here[:, None])", "(place[None, :] <= here[:, None])"),
+    Mutation("another's rows", "place[None, :] == here[:, None]", "place[None, :] <= here[:, None]"),
     Mutation("sums for means", "sums / total[:, None] if", "sums if"),
     Mutation("sums for means of 16 bits", "else sums * (1 / total)[:, None]", "else sums"),
     Mutation("degrees of 8 bits", "tl.dot(tl.where(belongs, light[None, :], none), rows, sums) * unit", "sums * unit"),
@@ -69,7 +69,8 @@ MUTATIONS = (
     ),
     Mutation("no place begins at first", "mask=inside & (slot > 0)", "mask=inside"),
     Mutation("read before the list", "tl.maximum(tl.minimum(slot, length - 1) - 1, 0)", "slot - 1"),
-    Mutation("columns past the end", "column = columns(D, WIDTH)", "column = tl.arange(0, WIDTH)"),
+    Mutation("columns past the end", "stride + columns(D, WIDTH)[", "stride + tl.arange(0, WIDTH)["),
+    Mutation("one block of places", "range(first, last + 1, PLACES)", "range(first, first + 1, PLACES)"),
     Mutation("members' columns past the end", "safe = columns(D, WIDTH)[", "safe = tl.arange(0, WIDTH)["),
     Mutation("written past the last place", "mask=(here <= last)[:, None]", "mask=(here >= 0)[:, None]"),
 )

@@ -156,8 +156,12 @@ MUTATIONS = (
     Mutation("degrees past float16", "unit = tl.exp2(tl.floor(tl.log2(tl.max(degree, axis=0))))", "unit = 1.0"),
     Mutation("joined to all", "belongs = to[None, :] == target[:, None]", "belongs = to[None, :] >= target[:, None]"),
     Mutation("a list cut off", "tl.range(LEAVING, count,", "tl.range(LEAVING, LEAVING,"),
-    Mutation("targets' own forgotten", "(sums + old) / total", "sums / total"),
-    Mutation("sums for means", "(sums + old) / total[:, None]", "(sums + old)"),
+    Mutation(
+        "targets' own forgotten",
+        "tl.load(to_row, mask=real, other=0.0).to(tl.float32) * own[:, None]",
+        "tl.zeros([JOIN, WIDTH], tl.float32)",
+    ),
+    Mutation("sums for means", "sums / total[:, None] if", "sums if"),
     Mutation(
         "columns past the end written",
         "changes = grown[:, None] & real",
