@@ -112,12 +112,13 @@ def run_cases(
 
 def in_context(lm: Any, works: dict[str, Iterator[Work | None]], log: Log) -> dict[str, Any]:
     """Part a: every task within the model's context."""
-    table = {}
+    table = log.results.setdefault("in_context", {})
     for name, made in works.items():
         records = run_cases(lm, made, ["full"])
         if records:
-            log.keep("a", records)
             table[name] = mean_and_interval(record["score"] for record in records)
+            log.keep("a", records)
+            print(f"{name}: {percent(table[name])}, N = {table[name]['n']}", flush=True)
     rows = [[name, percent(score), score["n"]] for name, score in table.items()]
     log.table("a. In the model's context", rows, ["task", "score (%, 95%)", "N"])
     return table
@@ -133,12 +134,12 @@ def novels(models: dict[str, Any], text: str, log: Log) -> dict[str, Any]:
 
 def fields(lm: Any, works: dict[str, Iterator[Work]], segments: int, seconds: float, log: Log) -> dict[str, Any]:
     """Part b: ranks and answers on ``segments`` segments, by level; each level stops asking after ``seconds``."""
-    found = {}
+    found = log.results.setdefault("segments", {})
     for level, made in works.items():
         started = time.perf_counter()
         records = run_cases(lm, until(made, seconds), ["oracle", "last", "random", *XL3M, *BM25])
-        log.keep(f"b {level}", records)
         found[level] = ranks_and_answers(records)
+        log.keep(f"b {level}", records)
         n, took = found[level]["oracle"]["score"]["n"], time.perf_counter() - started
         log.ranks(f"b. {level}: {segments} segments, N = {n}, {took:.0f} s", found[level])
     return found
@@ -174,24 +175,25 @@ def ruler(
     names = [name for name in TASKS if name.startswith("ruler-")]
     methods = ["xl3m", f"xl3m:{DEFAULT}:1", f"xl3m:{DEFAULT}:fill", "last", "oracle"]
     records: list[dict[str, Any]] = []
+    found = log.results.setdefault("ruler", {})
     done = 0
     while done < n and (done == 0 or time.perf_counter() < deadline):
         rounds = min(10, n - done)
-        records += run_cases(lm, islice(works, rounds * len(names)), methods)
+        new = run_cases(lm, islice(works, rounds * len(names)), methods)
+        records += new
         done += rounds
-    log.keep("d", records)
-    found: dict[str, Any] = defaultdict(dict)
-    for name in names:
-        for method in methods:
-            scores = [r["score"] for r in records if r["task"] == name and r["method"] == method]
-            if scores:
-                found[name][method] = mean_and_interval(scores)
+        for name in names:
+            for method in methods:
+                scores = [r["score"] for r in records if r["task"] == name and r["method"] == method]
+                if scores:
+                    found.setdefault(name, {})[method] = mean_and_interval(scores)
+        log.keep("d", new)
     rows = [
         [name, percent(own.get(name)), *(percent(entry.get(method)) for method in methods)]
         for name, entry in found.items()
     ]
     log.table(f"d. RULER at {tokens:,} tokens, N = {done}", rows, ["task", "own context, full", *methods])
-    return dict(found)
+    return found
 
 
 def ranks_and_answers(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -223,12 +225,16 @@ def percent(score: dict[str, Any] | None) -> str:
 
 
 class Log:
-    """Tables as they come, on standard output and in a file; single results in a compressed one."""
+    """Tables as they come, on standard output and in a file; all figures in another, single results in a packed one.
 
-    def __init__(self, out: Path):
-        self.out = out
+    What has been measured is in the files at once: a long evaluation may be stopped.
+    """
+
+    def __init__(self, out: Path, results: dict[str, Any]):
+        self.out, self.results = out, results
         self.text = ""
-        self.records: list[dict[str, Any]] = []
+        self.records = out / "records.jsonl.xz"
+        self.records.unlink(missing_ok=True)
 
     def table(self, title: str, rows: Sequence[Sequence[Any]], head: Sequence[str]) -> None:
         cells = [[str(cell) for cell in row] for row in (head, *rows)]
@@ -254,11 +260,13 @@ class Log:
         self.table(title, rows, head)
 
     def keep(self, part: str, records: Sequence[dict[str, Any]]) -> None:
-        self.records += [{"part": part, **record} for record in records]
+        """Single results, and the figures they came with."""
+        with lzma.open(self.records, "at", encoding="utf-8", preset=1) as file:
+            file.writelines(json.dumps({"part": part, **record}) + "\n" for record in records)
+        self.save()
 
-    def close(self) -> None:
-        with lzma.open(self.out / "records.jsonl.xz", "wt", encoding="utf-8", preset=1) as file:
-            file.writelines(json.dumps(record) + "\n" for record in self.records)
+    def save(self) -> None:
+        write_json(self.out / "results.json", self.results)
 
 
 def arguments() -> argparse.Namespace:
@@ -303,10 +311,10 @@ def main() -> None:
     _ = Shared.material.words, Shared.material.haystack.tokens()  # found once here, inherited by all workers
     if not BM25:
         print("bm25s is not installed: BM25 is left out of part b (pip install 'npukv[eval]')", flush=True)
-    log = Log(chosen.out)
     places = {"data", "out", "model", "baseline"}  # of this machine, and of no use to another
     asked = {key: str(value) for key, value in vars(chosen).items() if key not in places}
     results: dict[str, Any] = {"arguments": asked}
+    log = Log(chosen.out, results)
     # Forked before the device is touched. One pool works through all samples, ahead of the model; the other makes
     # part c's text, which is then tokenised by all cores at once.
     processes = multiprocessing.get_context("fork")
@@ -342,7 +350,7 @@ def main() -> None:
                 started = time.perf_counter()
                 try:
                     if part == "a":
-                        own = results["in_context"] = in_context(lm, near, log)
+                        own = in_context(lm, near, log)
                         models = {
                             "bundled": lm,
                             "baseline": chosen.baseline and npukv.load(chosen.baseline, chosen.device),
@@ -351,21 +359,20 @@ def main() -> None:
                             text = held_out[:200_000] if chosen.quick else held_out
                             results["novels"] = novels(models, text, log)
                     elif part == "b":
-                        results["segments"] = fields(lm, spread, segments, chosen.level_seconds, log)
+                        fields(lm, spread, segments, chosen.level_seconds, log)
                     elif part == "c":
                         results["long"] = long_text(lm, far.get(), spare, log)
                     elif part == "d":
                         deadline = began + chosen.seconds
-                        results["ruler"] = ruler(lm, deep, ruler_tokens, ruler_n, deadline, own, log)
+                        ruler(lm, deep, ruler_tokens, ruler_n, deadline, own, log)
                 except Exception:
                     failed.append(part)
                     traceback.print_exc()
                 print(f"part {part}: {time.perf_counter() - started:.0f} s", flush=True)
-                write_json(chosen.out / "results.json", results)
+                log.save()
         finally:  # what has been measured is kept, whatever happens
             results["seconds"] = time.perf_counter() - began
-            write_json(chosen.out / "results.json", results)
-            log.close()
+            log.save()
     print(f"{results['seconds']:.0f} s in all; written to {chosen.out}")
     if failed:
         sys.exit(f"failed: parts {', '.join(failed)}")

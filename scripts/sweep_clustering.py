@@ -191,7 +191,7 @@ def variants() -> dict[str, tuple[float, Variant]]:
         "without log N": {"degrees": False},
         "passes of 1/2": {"share": 0.5},
         "passes of 0.36": {"share": 0.36},
-        "passes of 0.25": {"share": 0.25},
+        "passes of 0.3": {"share": 0.3},
         "passes of 1/8": {"share": 0.125},
         "chunks of 64": {"chunk": 64},
         "chunks of 256": {"chunk": 256},

@@ -66,7 +66,7 @@ class ClusteredCache(AttendingCache):
         sink: int = 4,
         recent: int = 256,
         step: int = 2048,
-        share: float = 0.3,
+        share: float = 0.25,
         typical: float = 1.0,
     ) -> None:
         if keep is not None and budget is not None:

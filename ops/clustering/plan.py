@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 
-def merge_plan(tokens: int, goal: int, chunk: int, share: float = 0.3) -> list[int]:
+def merge_plan(tokens: int, goal: int, chunk: int, share: float = 0.25) -> list[int]:
     """Passes that bring `tokens` keys down to `goal`, as [chunks, chunk, merges, chunks, chunk, merges, ...].
 
     In each pass the first `chunks` chunks of `chunk` keys give up `merges` keys in all, each as many as the others or
     one more; what is left behind them stays. A pass merges at most `share` of all keys: what is alike collapses first,
     and rare keys are left when the goal is reached (passes that halve lose them). As few passes as that allows, each
-    of the same share: to a quarter, four of 29%. Of several passes the first one's chunks are half as large, since it
+    of the same share: to a quarter, five of 24%. Of several passes the first one's chunks are half as large, since it
     costs most: a key has more of its like then.
 
     Args:
