@@ -23,8 +23,6 @@ LN2 = tl.constexpr(0.6931471805599453)
 PROGRAMS, GATHER_PROGRAMS = 528, 1056
 #: Partials that the merge holds at once: it walks over more of them step by step.
 PARTS = 64
-#: Columns of the output that one program of the merge adds up: two programs a row wait less than one.
-MERGE_COLUMNS = 64
 #: Query rows of a KV head's group up to which the keys are split over programs; padded to a power of 2 for tl.dot.
 SPLIT_ROWS = 64
 #: Keys per step, warps and pipeline stages of the decode kernel.
@@ -142,24 +140,18 @@ def _split_kernel(
 @triton.jit
 def _merge_kernel(
     outs, lses, out, lse, parts, rows_all,
-    WIDTH: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr, EARLY: tl.constexpr,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """COLUMNS of a row (batch, query head, query): the parts' outputs weighted by their shares of the whole sum.
-
-    EARLY: waits for the launch before, as CUDA's programmatic dependent launch needs it.
-    """
+    """One row (batch, query head, query): the parts' outputs weighted by their shares of the whole sum."""
     row = tl.program_id(0)
-    first = tl.program_id(1) * COLUMNS
-    column = first + tl.arange(0, COLUMNS)
+    column = tl.arange(0, PADDED)
     in_width = column < WIDTH
     safe_column = column
-    if WIDTH % COLUMNS != 0:  # only then: a choice per column would keep loads from being vectorised
+    if WIDTH != PADDED:  # only then: a choice per column would keep loads from being vectorised
         safe_column = tl.where(in_width, column, 0)
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
     most = tl.full([1], float("-inf"), tl.float32)
     total = tl.zeros([1], tl.float32)
-    mean = tl.zeros([COLUMNS], tl.float32)
+    mean = tl.zeros([PADDED], tl.float32)
     for start in range(0, parts, PARTS):
         part = start + tl.arange(0, PARTS)
         there = part < parts
@@ -178,11 +170,9 @@ def _merge_kernel(
     none = total == 0.0
     mean = mean / tl.where(none, 1.0, total)
     tl.store(out + row.to(tl.int64) * WIDTH + safe_column, mean.to(out.dtype.element_ty), mask=in_width)
-    sums = tl.where(none, float("-inf"), most + tl.log2(tl.where(none, 1.0, total)) * LN2)
-    if COLUMNS >= WIDTH:
-        tl.store(lse + row + tl.arange(0, 1), sums)
-    else:
-        tl.store(lse + row + tl.arange(0, 1), sums, mask=(first + tl.arange(0, 1)) == 0)
+    tl.store(
+        lse + row + tl.arange(0, 1), tl.where(none, float("-inf"), most + tl.log2(tl.where(none, 1.0, total)) * LN2)
+    )
 
 
 @triton.jit
@@ -389,17 +379,14 @@ def _split(
     return _merge(outs, lses, query.dtype)
 
 
-def _merge(
-    outs: torch.Tensor, lses: torch.Tensor, dtype: torch.dtype, launch: dict[str, Any] | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """outs: [P, B, Hq, S, D], lses: [P, B, Hq, S], both contiguous; launch: how (None = after the one before)."""
+def _merge(outs: torch.Tensor, lses: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """outs: [P, B, Hq, S, D], lses: [P, B, Hq, S], both contiguous."""
     out = outs.new_empty(outs.shape[1:], dtype=dtype)
     lse = lses.new_empty(lses.shape[1:])
     width = outs.shape[-1]
-    columns = min(MERGE_COLUMNS, _padded(width))
-    _merge_kernel[(lse.numel(), triton.cdiv(width, columns))](
-        outs, lses, out, lse, outs.shape[0], lse.numel(), WIDTH=width, COLUMNS=columns,
-        PARTS=min(PARTS, _padded(outs.shape[0])), num_warps=4, **(launch or {"EARLY": False}),
+    _merge_kernel[(lse.numel(),)](
+        outs, lses, out, lse, outs.shape[0], lse.numel(),
+        WIDTH=width, PADDED=_padded(width), PARTS=min(PARTS, _padded(outs.shape[0])), num_warps=4,
     )  # fmt: skip
     return out, lse
 

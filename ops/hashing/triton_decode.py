@@ -6,7 +6,7 @@
    cutoff is listed and counted. The first step's codes are on their way before anything else is known.
 3. attend: the exact threshold from the row's counts, then an equal share of the row's listed tokens: which of them are
    chosen, and keys and values of these alone.
-4. merge: attention's own.
+4. merge the shares.
 
 Exact whatever the sample says: `triton_attend` explains lists, counts and the second chance. There the sample is scored
 by every program that sifts, and the token appended by an operator of its own. For CUDA: programs read what their other
@@ -16,17 +16,17 @@ are in place and have loaded what no launch writes. For codes of 128 bits and gr
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 
+from npukv.backends.cuda_launch import early
 from npukv.ops.attention import triton as attending
 from npukv.ops.hashing import reference
 from npukv.ops.hashing import triton as scoring
 from npukv.ops.hashing import triton_sift as sifting
 from npukv.ops.hashing.triton_decode_attend import attend_kernel
 from npukv.ops.hashing.triton_decode_begin import begin_kernel
+from npukv.ops.hashing.triton_decode_merge import merge_kernel
 from npukv.ops.hashing.triton_decode_sift import sift_kernel
 
 #: Programs over all rows, at most PIECES of one row, that draw SAMPLE tokens together, LEAST to PART each.
@@ -36,18 +36,10 @@ SIFT = {"PROGRAMS": 528, "SPLITS": 64, "BLOCK": 1024, "num_warps": 4}
 #: Programs, keys per step, stages; listed tokens looked at per step and warps, for up to FEW rows and for more.
 ATTEND = {"PROGRAMS": 528, "BLOCK": 64, "STAGES": 3}
 FEW, ATTEND_FEW, ATTEND_MANY = 16, {"TILE": 128, "num_warps": 2}, {"TILE": 256, "num_warps": 4}
+#: Columns of the output that a program of the merge adds up.
+COLUMNS = 64
 #: As in `triton_sift`; the sample counts scores up to MOST_BINS - 1 one by one.
 MARGIN, WINDOW, MOST_BINS, WORDS = 6.0, 64, 128, 4
-
-
-def early(device: torch.device) -> dict[str, Any]:
-    """Options of a launch that begins before the one before it has ended, where the device can.
-
-    Launches let the next one begin only near their end: its programs go where there is room, so that those of a launch
-    that began early crowd on the multiprocessors that were done first.
-    """
-    can = device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
-    return {"EARLY": True, "launch_pdl": True} if can else {"EARLY": False}
 
 
 def plan(rows: int, capacity: int) -> tuple[int, int]:
@@ -130,4 +122,10 @@ def hash_decode(
         STAGES=ATTEND["STAGES"], **(ATTEND_FEW if rows <= FEW else ATTEND_MANY),
         **sizes,
     )  # fmt: skip
-    return attending._merge(outs, lses, query.dtype, launch)
+    out, lse = query.new_empty(query.shape), lses.new_empty(query.shape[:3])
+    columns = min(COLUMNS, attending._padded(width))
+    merge_kernel[(batch * heads, triton.cdiv(width, columns))](
+        outs, lses, out, lse, parts, batch * heads, WIDTH=width, COLUMNS=columns,
+        PARTS=min(attending.PARTS, attending._padded(parts)), num_warps=4, **launch,
+    )  # fmt: skip
+    return out, lse

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from npukv.backends import cuda_launch
 from npukv.ops.hashing import triton as scoring
 from npukv.ops.hashing import triton_attend as sampled
 from npukv.ops.hashing import triton_sift as sifting
@@ -67,7 +68,7 @@ def attend_kernel(
     begin, end = _bounds(length_ptr, start_ptr, batch, capacity, WITH_START)
     fine, stretch = tl.arange(0, WINDOW), tl.arange(0, SPLITS)
     if EARLY:
-        tl.extra.cuda.gdc_wait()
+        cuda_launch.wait()
     binned = tl.load(totals_ptr + row * WINDOW + fine)  # from the cutoff down
     listed = tl.load(listed_ptr + row * SPLITS + stretch)
     cutoff = tl.load(cutoff_ptr + row)
@@ -161,8 +162,8 @@ def attend_kernel(
         weight = weight * shrink + tl.sum(weights, axis=1)
         mean = mean * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         most = now
-    if EARLY:  # see `triton_decode.early`
-        tl.extra.cuda.gdc_launch_dependents()
+    if EARLY:
+        cuda_launch.let_the_next_begin()
     none = weight == 0.0
     safe_weight = tl.where(none, 1.0, weight)
     mean = mean / safe_weight[:, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from npukv.backends import cuda_launch
 from npukv.ops.hashing import triton as scoring
 from npukv.ops.hashing import triton_sift as sifting
 from npukv.ops.hashing.triton_select import _bounds
@@ -34,7 +35,7 @@ def begin_kernel(
         weights_ptr + (head * D + safe[:, None]) * (WORDS * 32) + column[None, :], mask=inside[:, None], other=0.0
     )
     if EARLY:  # what the launches before write is read after this line alone
-        tl.extra.cuda.gdc_wait()
+        cuda_launch.wait()
     new = tl.load(key_ptr + batch * k_b + head * k_h + safe, mask=inside, other=0.0)
     x = tl.where((vector == GROUP)[:, None], new[None, :], 0.0).to(new.dtype)
     query_head = head * GROUP + tl.minimum(vector, GROUP - 1)
@@ -63,8 +64,8 @@ def begin_kernel(
     to_one = tl.where(2 * ones > GROUP, pull, 0)
     one = tl.minimum(capacity, 1)
     score = scoring._pulled(codes, pull, to_one, one, PLANES, PART, True)
-    if EARLY:  # see `triton_decode.early`
-        tl.extra.cuda.gdc_launch_dependents()
+    if EARLY:
+        cuda_launch.let_the_next_begin()
     bins = tl.arange(0, BINS)
     counted = tl.histogram(tl.minimum(score, BINS - 1), BINS)
     tl.store(sample_ptr + (row * PIECES + piece) * BINS + bins, counted)

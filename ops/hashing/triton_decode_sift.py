@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from npukv.backends import cuda_launch
 from npukv.ops.hashing import triton as scoring
 from npukv.ops.hashing import triton_sift as sifting
 from npukv.ops.hashing.triton_select import _bounds
@@ -89,7 +90,7 @@ def sift_kernel(
     lane, word = tl.arange(0, BLOCK), tl.arange(0, WORDS)
     codes = _step(codes_row, first, capacity, lane, word, WORDS, BLOCK, GUARD)
     if EARLY:  # of the codes above the launch before writes one that is not scored: the token's own
-        tl.extra.cuda.gdc_wait()
+        cuda_launch.wait()
     mask0, side0, mask1, side1, mask2, side2 = _masks(masks_ptr, row, PLANES, WORDS)
     bins, fine = tl.arange(0, BINS), tl.arange(0, WINDOW)
     pieces = tl.arange(0, PIECES)[:, None] * BINS + bins[None, :]
@@ -112,8 +113,8 @@ def sift_kernel(
         left = lane - (at - _whole(at, capacity, BLOCK, GUARD))  # below 0: a token of the step before
         passed = (score <= cutoff) & (left.to(tl.uint32, bitcast=True) < (last - at).to(tl.uint32))
         found = sifting._listed(list_row, score, at - first + left, passed, found, BLOCK)
-    if EARLY:  # see `triton_decode.early`
-        tl.extra.cuda.gdc_launch_dependents()
+    if EARLY:
+        cuda_launch.let_the_next_begin()
     tl.debug_barrier()  # the list is read by other threads than wrote it
     binned = tl.zeros([WINDOW], tl.int32)
     for offset in range(0, found, 256):

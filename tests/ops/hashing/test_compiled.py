@@ -98,7 +98,7 @@ def test_they_compile_for_a_card() -> None:
         assert attend["_attend_kernel"]["wide"] >= 4
     for group in (1, 4, 8):  # each launch waits, once, for the one before it
         decode = found[f"decode {group}"]
-        assert list(decode) == ["begin_kernel", "sift_kernel", "attend_kernel", "_merge_kernel"]
+        assert list(decode) == ["begin_kernel", "sift_kernel", "attend_kernel", "merge_kernel"]
         assert [one["waits"] for one in decode.values()] == [1, 1, 1, 1]
         assert decode["sift_kernel"]["wide"] >= 2 * 8 and decode["attend_kernel"]["wide"] >= 4
     assert found["attend 1"]["_merge_kernel"]["waits"] == 0
