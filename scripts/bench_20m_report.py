@@ -106,34 +106,59 @@ def slope(rows: list[dict[str, float]]) -> float:
     return float(np.polyfit(np.log([row["tokens"] for row in late]), np.log([row["seconds"] for row in late]), 1)[0])
 
 
+def longest_run(line: list[list[float]]) -> list[list[float]]:
+    """Of a rank's marks (seconds, done) those of the work that took longest: done falls where another begins."""
+    runs: list[list[list[float]]] = []
+    for mark in line:
+        if not runs or mark[1] < runs[-1][-1][1]:
+            runs.append([])
+        runs[-1].append(mark)
+    return max(runs, key=lambda run: run[-1][0] - run[0][0], default=[])
+
+
 def draw(found: dict[str, Any], folder: Path) -> None:
-    """Growth, recall and time lines, as SVG."""
+    """Growth, recall and time lines, as SVG: as much of it as was measured."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 4), layout="constrained")
+    one, many, shape = (found.get(stage, {}) for stage in ("one", "many", "shape"))
+    wholes = {name: shape.get(f"whole {name}") for name in ("exact", "8bit")}
+    timed = {f", {name}": whole for name, whole in wholes.items() if whole}
+    if not timed and (part := shape.get("fused") or many.get("same")):
+        timed = {"": part}
+    plots = [plot for plot, data in ((draw_growth, one.get("growth")), (draw_recall, one.get("recall"))) if data]
+    figure = Figure(figsize=(4.7 * max(1, len(plots) + len(timed)), 4), layout="constrained")
     FigureCanvasSVG(figure)
-    growth, recall, lines = figure.subplots(1, 3)
-    if rows := found.get("one", {}).get("growth"):
-        tokens = np.array([row["tokens"] for row in rows]) / 1e6
-        growth.loglog(tokens, [row["seconds"] for row in rows], "o-", label="seconds")
-        growth.loglog(tokens, [row["peak_memory"] / 1e9 for row in rows], "s--", label="peak memory, GB")
-        growth.set(title="Every segment scored, one card", xlabel="million tokens")
-        growth.legend(frameon=False)
-    if ranks := found.get("one", {}).get("recall"):
-        for name in ("sketch", "bm25"):
-            places = np.sort(ranks[name]) + 1
-            share = 100 * places / ranks["segments"]
-            recall.step([*share, 100], [*np.arange(1, len(places) + 1), len(places)], where="post", label=name)
-        recall.set(xscale="log", title="Right segment in the shortlist", xlabel="shortlist, % of segments")
-        recall.set_ylabel(f"questions of {len(ranks['sketch'])}")
-        recall.legend(frameon=False)
-    shape = found.get("shape", {})
-    shown = shape.get("whole exact") or shape.get("fused") or found.get("many", {}).get("same")
-    if shown:
-        for rank, line in enumerate(shown["timeline"]):
-            if line:
-                lines.step(*zip(*line, strict=True), where="post", label=f"rank {rank}")
-        lines.set(title="One question, all cards", xlabel="seconds", ylabel="segments scored by the rank")
-        lines.legend(frameon=False)
+    axes = iter(figure.subplots(1, max(1, len(plots) + len(timed)), squeeze=False)[0])
+    for plot in plots:
+        plot(next(axes), one)
+    for name, part in timed.items():
+        draw_lines(next(axes), name, part["timeline"])
     figure.savefig(folder / "bench-20m.svg")
+
+
+def draw_growth(axis: Any, one: dict[str, Any]) -> None:
+    tokens = np.array([row["tokens"] for row in one["growth"]]) / 1e6
+    axis.loglog(tokens, [row["seconds"] for row in one["growth"]], "o-", label="seconds")
+    axis.loglog(tokens, [row["peak_memory"] / 1e9 for row in one["growth"]], "s--", label="peak memory, GB")
+    axis.set(title="Every segment scored, one card", xlabel="million tokens")
+    axis.legend(frameon=False)
+
+
+def draw_recall(axis: Any, one: dict[str, Any]) -> None:
+    ranks = one["recall"]
+    for name in ("sketch", "bm25"):
+        places = np.sort(ranks[name]) + 1
+        share = 100 * places / ranks["segments"]
+        axis.step([*share, 100], [*np.arange(1, len(places) + 1), len(places)], where="post", label=name)
+    axis.set(xscale="log", title="Right segment in the shortlist", xlabel="shortlist, % of segments")
+    axis.set_ylabel(f"questions of {len(ranks['sketch'])}")
+    axis.legend(frameon=False)
+
+
+def draw_lines(axis: Any, name: str, timeline: list[list[list[float]]]) -> None:
+    for rank, line in enumerate(timeline):
+        if run := longest_run(line):
+            axis.step(*zip(*run, strict=True), where="post", label=f"rank {rank}")
+    axis.set(title=f"One question, all cards{name}", xlabel="seconds", ylabel="segments scored by the rank")
+    axis.legend(frameon=False)

@@ -78,6 +78,7 @@ def main(given: Sequence[str] | None = None) -> None:
             device.release_memory()
             if entry is not None:
                 found["entries"].append(entry)
+                run.write()
                 print(_line(entry, found["entries"]), flush=True)
         found["compiled"] = whole_compiled(found["entries"], network.config.num_hidden_layers)
     run.write()
