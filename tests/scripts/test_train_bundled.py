@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 if not (SCRIPTS / "train_bundled.py").exists():
@@ -206,6 +207,22 @@ def test_shards_alone_are_enough_to_go_on(data: Path, tmp_path: Path, monkeypatc
     shards[0].unlink()
     with pytest.raises(SystemExit, match="missing"):
         bundled_shards.load_shards(other, tmp_path / "first")
+
+
+def test_the_mean_of_two_trainings(data: Path, tmp_path: Path) -> None:
+    models = []
+    for name in ("one", "two"):
+        model = train_bundled.build_model(options(data, tmp_path))
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        bundled_shards.save_shards(model, tmp_path / name)
+        models.append(model)
+    (tmp_path / "one" / "training.jsonl").write_text("{}\n")
+    folders = ["--resume", str(tmp_path / "one"), "--mean-with", str(tmp_path / "two")]
+    train_bundled.write_model(options(data, tmp_path, *folders, "--write-model", str(tmp_path / "mean")))
+    mean = AutoModelForCausalLM.from_pretrained(tmp_path / "mean", dtype=torch.float32)
+    for one, two, both in zip(*(model.parameters() for model in (*models, mean)), strict=True):
+        torch.testing.assert_close(both, (one + two) / 2, atol=0, rtol=2**-8)  # written in bfloat16
 
 
 @pytest.mark.parametrize("layers", [4, 5, 6])
