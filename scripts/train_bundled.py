@@ -55,9 +55,7 @@ def settings() -> argparse.Namespace:
     parser.add_argument("--decay-steps", type=int, help="the last steps, over which rates fall to zero; default 45%%")
     parser.add_argument("--peak", type=float, help="falls to zero over --minutes from this share of the full rate")
     parser.add_argument("--write-model", type=Path, help="write the model folder of --resume's shards, and end")
-    parser.add_argument(
-        "--mean-with", type=Path, help="--write-model writes the mean with this folder's weights"
-    )
+    parser.add_argument("--mean-with", type=Path, help="--write-model writes the mean with this folder's weights")
     parser.add_argument("--minutes", type=float, default=9.0, help="training time of this call")
     parser.add_argument("--tokens", type=int, default=131072, help="per step")
     parser.add_argument("--length", type=int, default=2048, help="context; two steps in five have rows of a quarter")
