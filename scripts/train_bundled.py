@@ -37,6 +37,7 @@ from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from npukv.evaluation.words import split_words
+from npukv.parallel.ranks import Ranks, join
 
 WARM_UP, REWARM = 200, 100
 DECAY_SHARE = 0.45  # of all steps, unless --decay-steps says how many; constant before, linear to zero in them
@@ -188,62 +189,55 @@ def timed_rate(peak: float, elapsed: float, limit: float, since: int) -> float:
     return peak * max(0.0, 1.0 - elapsed / max(limit, 1e-9)) * min(1.0, (since + 1) / REWARM)
 
 
-class Ranks:
-    """The processes that train together: this one alone, or torchrun's."""
+def average(tensors: list[torch.Tensor], ranks: Ranks) -> None:
+    """Over the ranks, in place."""
+    if ranks.size > 1:
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= ranks.size
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
 
-    def __init__(self, device: str):
-        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.device = device
-        if self.size > 1:
-            if device != "cpu":
-                self.device = f"{device}:{os.environ['LOCAL_RANK']}"
-                torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
-            # Gloo for the CPU's tensors (ranks agree on the time) beside the device's own.
-            own = "" if device == "cpu" else f",{device}:{dist.get_default_backend_for_device(device)}"
-            dist.init_process_group("cpu:gloo" + own)
 
-    def average(self, tensors: list[torch.Tensor]) -> None:
-        if self.size > 1:
-            flat = torch.cat([tensor.flatten() for tensor in tensors])
-            dist.all_reduce(flat)
-            flat /= self.size
-            parts = flat.split([tensor.numel() for tensor in tensors])
-            torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
-
-    def agree(self, seconds: float) -> float:
-        """The first rank's: rates that differ, or an end that one rank alone reaches, would part the weights."""
-        if self.size == 1:
-            return seconds
-        value = torch.tensor([seconds], dtype=torch.float64)
-        dist.broadcast(value, 0)
-        return value.item()
-
-    def finish(self, parameters: list[torch.Tensor]) -> None:
-        """Ends the group; says whether the ranks' weights are the same, as they should be."""
-        if self.size == 1:
-            return
-        total = torch.stack([parameter.detach().double().sum() for parameter in parameters]).sum().cpu()
-        totals = [torch.zeros_like(total) for _ in range(self.size)]
-        dist.all_gather(totals, total)
-        dist.destroy_process_group()
-        if any(each != total for each in totals) and self.rank == 0:
-            print(f"the ranks' weights differ, their sums are {[each.item() for each in totals]}", file=sys.stderr)
+def compare(parameters: list[torch.Tensor], ranks: Ranks) -> None:
+    """Says whether the ranks' weights are the same, as they should be."""
+    total = torch.stack([parameter.detach().double().sum() for parameter in parameters]).sum().item()
+    totals = [float(value) for value in ranks.gather(repr(total).encode(), "compare weights")]
+    if ranks.first and any(each != total for each in totals):
+        print(f"the ranks' weights differ, their sums are {totals}", file=sys.stderr)
 
 
 def train(options: argparse.Namespace) -> None:
     began = time.time()
-    ranks = Ranks(options.device)
-    options.device = ranks.device
+    with join(options.device) as ranks:
+        model, muon, adam, step, fresh = learn(options, ranks, began)
+        compare(list(model.parameters()), ranks)
+    if not ranks.first:
+        return
+    with (options.out / "training.jsonl").open("a") as log:
+        log.write(json.dumps({"step": step, "kept": True}) + "\n")
+    keep(options, model, muon, adam, step, fresh)
+    print(f"step {step} kept after {time.time() - began:.0f} s", flush=True)
+    if step >= options.steps or options.check:
+        finish(options, model)
+        print(f"finished after {time.time() - began:.0f} s", flush=True)
+
+
+def learn(
+    options: argparse.Namespace, ranks: Ranks, began: float
+) -> tuple[LlamaForCausalLM, Muon, torch.optim.Optimizer, int, int]:
+    """The model and its optimizers after this call's steps, the step it came to, and the one its moments began at."""
+    options.device = str(ranks.device.torch_device)
     options.out.mkdir(parents=True, exist_ok=True)
     options.state.mkdir(parents=True, exist_ok=True)
-    if ranks.rank == 0:
+    if ranks.first:
         unpack_tokens(options.data, options.state)
-    ranks.agree(0)  # the others wait for it
+    ranks.meet("read the tokens")
     array = unpack_tokens(options.data, options.state)
     words = split_words((options.data / "words.txt").read_text().split(), "train")
     torch.set_float32_matmul_precision("high")
     model = build_model(options)
-    log_path = options.out / ("training.jsonl" if ranks.rank == 0 else f"training-{ranks.rank}.jsonl")
+    log_path = options.out / ("training.jsonl" if ranks.first else f"training-{ranks.rank}.jsonl")
     state_path = options.state / "state.pt"
     start, fresh = 0, 0
     state = torch.load(state_path, map_location="cpu", weights_only=True) if state_path.exists() else None
@@ -289,7 +283,8 @@ def train(options: argparse.Namespace) -> None:
     with sdpa_kernel(backends, set_priority=True):
         for ids, weights in batches:
             if ranks.size == 1 or step % AGREE_EVERY == 0 or step == start:
-                elapsed = ranks.agree(time.time() - began)
+                # rates that differ, or an end that one rank alone reaches, would part the weights
+                elapsed = ranks.agree(time.time() - began, "look at the time")
             if options.peak:
                 factor = timed_rate(options.peak, elapsed, options.minutes * 60, step - fresh)
             else:
@@ -300,7 +295,7 @@ def train(options: argparse.Namespace) -> None:
                 model, ids.to(options.device, non_blocking=True), weights.to(options.device, non_blocking=True)
             )
             loss.backward()
-            ranks.average([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+            average([parameter.grad for parameter in model.parameters() if parameter.grad is not None], ranks)
             torch.nn.utils.clip_grad_norm_(others, 1.0)
             muon.step()
             adam.step()
@@ -327,21 +322,13 @@ def train(options: argparse.Namespace) -> None:
                     print(entry, flush=True)
                 sums.zero_()
                 clock, done = time.time(), 0
-            if step % KEEP_EVERY == 0 and ranks.rank == 0:
+            if step % KEEP_EVERY == 0 and ranks.first:
                 keep(options, model, muon, adam, step, fresh)
             # The device runs behind: the clock is right to within the few steps that are queued.
             if elapsed > options.minutes * 60:
                 break
-    ranks.finish(list(model.parameters()))
-    if ranks.rank > 0:
-        return
-    log.write(json.dumps({"step": step, "kept": True}) + "\n")
     log.close()
-    keep(options, model, muon, adam, step, fresh)
-    print(f"step {step} kept after {time.time() - began:.0f} s", flush=True)
-    if step >= options.steps or options.check:
-        finish(options, model)
-        print(f"finished after {time.time() - began:.0f} s", flush=True)
+    return model, muon, adam, step, fresh
 
 
 def keep(
