@@ -189,13 +189,16 @@ def check(
     segment: int = 384,
     characters: int | None = None,
     processes: int = 1,
+    only: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """The table: bits per byte, accuracy by family, and how well certainty tells a segment with the fact from one
-    with a rival's (area under the curve; 0.5 is chance)."""
+    with a rival's (area under the curve; 0.5 is chance). With ``only``, the accuracy of those families."""
     prepare = Preparer(texts, tokenizer, n, length, segment)
-    names = list(families([]))
-    names += [f"{kind} in segments: {side}" for kind in KINDS for side in ("present", "absent")]
+    if unknown := set(only) - set(families([])):
+        raise InputError(f"got families {sorted(unknown)}, expected some of: {'; '.join(families([]))}")
+    names = list(only or families([]))
+    names += [] if only else [f"{kind} in segments: {side}" for kind in KINDS for side in ("present", "absent")]
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         samples = dict(zip(names, pool.map(prepare, names, chunksize=1), strict=True))
     figures: dict[str, float] = {}
@@ -204,11 +207,12 @@ def check(
         figures[name] = round(value, 4)
         say(f"{name:34s} {value:.4f}")
 
-    note("bits per byte", bits_per_byte(model, [text[:characters] for text in texts], tokenizer, device, length))
+    if not only:
+        note("bits per byte", bits_per_byte(model, [text[:characters] for text in texts], tokenizer, device, length))
     for name, parts in samples.items():
         if "segments" not in name:
             note(name, accuracy(model, parts, device))
-    for kind in KINDS:
+    for kind in () if only else KINDS:
         sides = (samples[f"{kind} in segments: {side}"] for side in ("present", "absent"))
         (first, certainty, question), (first2, certainty2, question2) = (
             relevance(model, parts, tokenizer, device) for parts in sides
@@ -229,6 +233,8 @@ def main() -> None:
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--characters", type=int, help="of each work for bits per byte; default all")
     parser.add_argument("--kept-back", action="store_true", help="in sentences by the hands that wrote training's")
+    parser.add_argument("--only", type=lambda text: text.split(";"), default=(), help="families, separated by ;")
+    parser.add_argument("--length", type=int, help="tokens of a context; default: the model's")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not (options.model / "model.safetensors").exists():
@@ -243,8 +249,8 @@ def main() -> None:
     start = time.time()
     figures = check(
         lambda ids: model(ids, use_cache=False).logits, tokenizer, list(works(options.valid)), n=options.n,
-        device=options.device, length=model.config.max_position_embeddings, characters=options.characters,
-        processes=os.cpu_count() or 1,
+        device=options.device, length=options.length or model.config.max_position_embeddings,
+        characters=options.characters, processes=os.cpu_count() or 1, only=options.only,
     )  # fmt: skip
     print(f"{time.time() - start:.0f} s")
     if options.json:

@@ -30,8 +30,10 @@ import bundled_shards  # noqa: E402
 import bundled_variety  # noqa: E402
 import bundled_wording  # noqa: E402
 import train_bundled  # noqa: E402
+from bundled_data import works  # noqa: E402
 from bundled_optimizer import Muon, orthogonalize  # noqa: E402
 
+from npukv.errors import InputError  # noqa: E402
 from npukv.evaluation import templates  # noqa: E402
 from npukv.evaluation.facts import KINDS, draw_fact  # noqa: E402
 from npukv.evaluation.words import held_out, split_words  # noqa: E402
@@ -286,6 +288,12 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
     bits = bundled_check.bits_per_byte(uniform, [text], tokenizer, "cpu", length=64)
     assert bits == pytest.approx(np.log2(size) * tokens / len(text), rel=1e-4)
     assert bundled_check.beats([1.0, 2.0], [3.0, 2.0]) == 0.875
+    novels = list(works(data / "valid.jsonl.xz"))
+    few = {"n": 2, "length": 512, "say": lambda _: None}
+    figures = bundled_check.check(knows, tokenizer, novels, only=["number, 1 fact", "two facts"], **few)
+    assert figures == {"number, 1 fact": 1.0, "two facts": 1.0}
+    with pytest.raises(InputError, match="nonsense"):
+        bundled_check.check(knows, tokenizer, novels, only=["nonsense"], **few)
 
 
 @pytest.mark.parametrize("mix", ["wide", "written", "grafted"])
