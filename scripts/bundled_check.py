@@ -153,6 +153,13 @@ def families(words: list[str]) -> dict[str, Callable[[str, int], Sample]]:
     return table
 
 
+def find_families(names: Sequence[str]) -> Sequence[str]:
+    """The names; raises InputError where one is no family's."""
+    if unknown := set(names) - set(families([])):
+        raise InputError(f"got families {sorted(unknown)}, expected some of: {'; '.join(families([]))}")
+    return names
+
+
 Parts = list[tuple[list[int], list[int], list[int]]]
 
 
@@ -195,10 +202,8 @@ def check(
     """The table: bits per byte, accuracy by family, and how well certainty tells a segment with the fact from one
     with a rival's (area under the curve; 0.5 is chance). With ``only``, the accuracy of those families."""
     prepare = Preparer(texts, tokenizer, n, length, segment)
-    if unknown := set(only) - set(families([])):
-        raise InputError(f"got families {sorted(unknown)}, expected some of: {'; '.join(families([]))}")
-    names = list(only or families([]))
-    names += [] if only else [f"{kind} in segments: {side}" for kind in KINDS for side in ("present", "absent")]
+    names, kinds = list(find_families(only) or families([])), () if only else KINDS
+    names += [f"{kind} in segments: {side}" for kind in kinds for side in ("present", "absent")]
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         samples = dict(zip(names, pool.map(prepare, names, chunksize=1), strict=True))
     figures: dict[str, float] = {}
@@ -212,7 +217,7 @@ def check(
     for name, parts in samples.items():
         if "segments" not in name:
             note(name, accuracy(model, parts, device))
-    for kind in () if only else KINDS:
+    for kind in kinds:
         sides = (samples[f"{kind} in segments: {side}"] for side in ("present", "absent"))
         (first, certainty, question), (first2, certainty2, question2) = (
             relevance(model, parts, tokenizer, device) for parts in sides
@@ -237,12 +242,19 @@ def main() -> None:
     parser.add_argument("--length", type=int, help="tokens of a context; default: the model's")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    try:
+        find_families(options.only)
+    except InputError as error:
+        parser.error(f"--only: {error}")
     if not (options.model / "model.safetensors").exists():
         sys.exit(f"no model.safetensors in {options.model}")
     from transformers import AutoModelForCausalLM
 
     if options.kept_back:
         ask_in_kept_back_forms()
+    context = json.loads((options.model / "config.json").read_text())["max_position_embeddings"]
+    if not 0 < (options.length or context) <= context:
+        parser.error(f"--length: got {options.length}, expected 1 to {context}, the model's context")
     dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).to(options.device).eval()
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))

@@ -75,6 +75,10 @@ def settings() -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="check the model when this call ends, finished or not")
     parser.add_argument("--device", default=default_device())
     options = parser.parse_args()
+    if options.mean_with and not options.write_model:
+        parser.error("--mean-with: got it without --write-model, which writes the mean; name both")
+    if options.write_model and not options.resume:
+        parser.error("--write-model: expected --resume, the folder whose weights it writes")
     options.state = options.state or options.out
     options.decay_steps = options.decay_steps or max(1, int(options.steps * DECAY_SHARE))
     if not (options.data / "tokenizer.json").exists():

@@ -227,6 +227,29 @@ def test_the_mean_of_two_trainings(data: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(both, (one + two) / 2, atol=0, rtol=2**-8)  # written in bfloat16
 
 
+@pytest.mark.parametrize("given, told", [(["--mean-with", "A"], "--write-model"), (["--write-model", "A"], "--resume")])
+def test_what_a_model_is_written_from_is_asked_for(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit):
+        options(data, tmp_path, *given)
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "given, told", [(["--only", "nonsense"], "two facts"), (["--length", "99999"], "1 to 2048, the model's")]
+)
+def test_a_check_refuses_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: list[str], told: str
+) -> None:
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 2048}')
+    monkeypatch.setattr(sys, "argv", ["check", str(tmp_path), "--valid", "none", *given])
+    with pytest.raises(SystemExit):
+        bundled_check.main()
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("layers", [4, 5, 6])
 def test_a_grown_model_computes_the_same(data: Path, tmp_path: Path, layers: int) -> None:
     small = train_bundled.build_model(options(data, tmp_path, "--layers", "3"))
