@@ -98,6 +98,20 @@ def test_an_error_in_one_section_leaves_the_others(tmp_path: Path, monkeypatch: 
     assert [entry["name"] for entry in found["entries"]] == ["full"]
 
 
+def test_what_was_measured_is_written_before_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from npukv.bench.contenders import Stock
+
+    kept: list[str] = []
+
+    def step(self: Any) -> None:
+        kept.extend(entry["name"] for entry in json.loads((tmp_path / "decode.json").read_text())["entries"])
+        raise RuntimeError("killed here")
+
+    monkeypatch.setattr(Stock, "step", step)
+    run(tmp_path, "--only", "full,stock")
+    assert kept == ["full"]
+
+
 def test_no_section_begins_after_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 10))
     monkeypatch.setattr(decode.time, "perf_counter", lambda: float(next(clock)))
