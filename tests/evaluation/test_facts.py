@@ -38,7 +38,7 @@ def test_evidence_is_the_statement_and_holds_the_answer(kind: str, seed: int) ->
     ((start, end),) = sample.evidence
     statement = sample.context[start:end]
     assert sample.answers[0] in statement
-    assert statement.rstrip('"').endswith(".")
+    assert statement.rstrip('"').endswith((".", "!", "?"))
     assert sample.context[start - 1] == " "
     assert sample.context.count(statement) == 1
 
