@@ -26,6 +26,8 @@ class Mix:
     written: float = 0.04  # of those sentences, the ones whose forms were written by hand (bundled_wordings)
     varied: float = 0.0  # of those in turn, the ones in which words are exchanged (bundled_substitutes)
     grafted: float = 0.0  # of the written statements, those with other statements' clauses (bundled_clauses)
+    coined: float = 0.0  # words of any token and another's end, beside the real ones
+    swapped: float = 0.0  # attributes that could be another kind's
     kinds: tuple[str, ...] = KINDS  # drawn from, each as often as it stands here
     facts: tuple[int, ...] = (1, 1, 1, 2, 3, 4, 6, 8, 8, 12, 16, 20)  # of a context, likewise
     questions: tuple[int, ...] = (1, 1, 2, 4, 6, 8)  # likewise
@@ -50,3 +52,5 @@ MIXES["dense"] = replace(
 MIXES["varied"] = replace(MIXES["dense"], varied=0.6)
 # Other sentences' clauses, too. No values of two words: where they are shown, a word beside a value is taken along.
 MIXES["grafted"] = replace(MIXES["varied"], double=0.0, varied=0.85, grafted=0.5)
+# Without coined words, tokens of held-out words are learnt to be no answers; with names of its own, a kind is guessed.
+MIXES["coined"] = replace(MIXES["grafted"], coined=0.7, swapped=0.15, facts=(1, 1, 4, 8, 8, 12, 16, 20, 24, 28))

@@ -17,7 +17,7 @@ from bundled_mixes import MIXES, Mix
 from bundled_phrases import TOKENS, find_phrases
 from bundled_ruler import ABSENT, RulerDocuments
 from bundled_wide import Wide
-from bundled_wording import attribute, invent, reword, verb
+from bundled_wording import attribute, coin, invent, reword, verb
 from bundled_wordings import read_forms
 
 from npukv.evaluation.facts import Fact, decoys, draw_fact, restate
@@ -34,6 +34,7 @@ class Sequences(RulerDocuments):
     def __init__(self, tokens: np.ndarray, tokenizer, words: list[str], mix: Mix = MIXES["free"]):  # type: ignore[no-untyped-def]
         super().__init__(tokens, tokenizer, mix)
         self.words = words + invent(random.Random("invented"), words, round(len(words) * mix.invented))
+        self.words += coin(random.Random("coined"), tokenizer, words, round(len(words) * mix.coined))
         if mix.wide or mix.misses:
             text = tokenizer.decode(tokens[:TOKENS].tolist())
             self.wide = Wide(find_phrases(text, words), self.words, mix.written, mix.varied, mix.grafted)
@@ -169,7 +170,7 @@ class Sequences(RulerDocuments):
         if self.mix.wide and rng.random() < 0.05:
             has = has or (rng.choice(self.attributes[kind]) if self.attributes.get(kind) else None)
             does = does or (rng.choice(self.verbs) if kind == "place" and self.verbs else None)
-        has = has or attribute(rng, kind, self.words)
+        has = has or attribute(rng, kind, self.words, self.mix.swapped)
         does = does or (verb(rng, self.words) if kind == "place" else None)
         value = (
             " ".join(rng.sample(self.words, 2))

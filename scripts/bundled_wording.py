@@ -7,9 +7,11 @@ between and after vary, so that nothing else is left to learn.
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
 import bundled_variety as lists
+from tokenizers import Tokenizer
 
 from npukv.evaluation import templates
 from npukv.evaluation.facts import Fact
@@ -18,14 +20,24 @@ from npukv.evaluation.words import held_out
 DETERMINERS = ("the", "the", "the", "the", "the", "a", "our", "this", "that", "his", "their", "one")
 
 
-def attribute(rng: random.Random, kind: str, words: list[str]) -> str | None:
-    """A made-up attribute of the kind, or None for one of the templates' (half the time)."""
-    if kind == "place" or rng.random() < 0.5:
+def attribute(rng: random.Random, kind: str, words: list[str], swapped: float = 0.0) -> str | None:
+    """A made-up attribute of the kind, or None for one of the templates' (half the time).
+
+    ``swapped`` of all have a name that another kind could have: a "cipher" that is a word, a "nickname" of digits.
+    """
+    if kind == "place":
+        return None
+    if rng.random() < swapped:
+        kind = rng.choice(tuple(lists.NOUNS))
+        name = rng.choice(templates.ATTRIBUTES[kind]["train"])
+        if rng.random() < 0.5:
+            return name
+    elif rng.random() < 0.5:
         return None
     noun = rng.choice(lists.NOUNS[kind]) if rng.random() < 0.7 else rng.choice(words)
     draw = rng.random()
     name = noun if draw < 0.3 else f"{rng.choice(lists.ADJECTIVES) if draw < 0.65 else rng.choice(words)} {noun}"
-    return None if name in templates.ATTRIBUTES[kind]["held-out"] else name
+    return None if any(name in group["held-out"] for group in templates.ATTRIBUTES.values()) else name
 
 
 def verb(rng: random.Random, words: list[str]) -> tuple[str, str, str, str] | None:
@@ -51,6 +63,24 @@ def invent(rng: random.Random, words: list[str], n: int) -> list[str]:
         else:
             word = "".join(rng.choices("abcdefghiklmnoprstuvwy", k=rng.randint(4, 9)))
         if 4 <= len(word) <= 12 and not held_out(word):
+            made.append(word)
+    return made
+
+
+def coin(rng: random.Random, tokenizer: Tokenizer, words: list[str], n: int) -> list[str]:
+    """``n`` words that do not exist: any token that begins a word, with another word's end; none is held out.
+
+    A token that training never shows as an answer is learnt to be none: a model without these answered "afternoon" for
+    a held-out "morning".
+    """
+    begins = sorted(t[1:] for t in tokenizer.get_vocab() if t[0] == "Ġ" and re.fullmatch("[a-z]{3,}", t[1:]))
+    made: list[str] = []
+    for i in range(4 * n):  # every token in turn; what falls apart into other tokens is left out
+        if len(made) == n or not begins:
+            break
+        begin, end = begins[i % len(begins)], rng.choice(words)
+        word = begin + end[rng.randint(1, len(end) - 2) :]
+        if len(word) <= 14 and not held_out(word) and tokenizer.encode(f" {word}").tokens[0] == f"Ġ{begin}":
             made.append(word)
     return made
 

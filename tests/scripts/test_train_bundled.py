@@ -319,7 +319,7 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
         bundled_check.check(knows, tokenizer, novels, only=["nonsense"], **few)
 
 
-@pytest.mark.parametrize("mix", ["wide", "written", "grafted"])
+@pytest.mark.parametrize("mix", ["wide", "written", "grafted", "coined"])
 def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences, mix: str) -> None:
     wide = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, bundled_mixes.MIXES[mix])
     held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
@@ -335,9 +335,35 @@ def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_se
                 assert fact.fill(form).lower() not in text.lower()
         assert fact.kind == "place" or fact.attribute not in held_attributes
         assert fact.verb is None or fact.verb not in templates.VERBS["held-out"]
+        assert not any(word.isalpha() and held_out(word) for word in (*fact.key.split("-"), fact.value))
     for seed in range(30):
         ids, _ = wide.row(random.Random(seed), 512)
         assert len(ids) == 513
+
+
+def test_coined_words_begin_with_any_token_and_none_is_held_out(sequences: bundled_sequences.Sequences) -> None:
+    """A model never shown a token as an answer took it for none: "afternoon" for a held-out "morning"."""
+    tokenizer = sequences.tokenizer
+    begins = {
+        t[1:] for t in tokenizer.get_vocab() if t[0] == "Ġ" and t[1:].isascii() and t[1:].isalpha() and len(t) > 3
+    }
+    made = bundled_wording.coin(random.Random(0), tokenizer, sequences.words, 4 * len(begins))
+    shown = {tokenizer.encode(f" {word}").tokens[0][1:] for word in made}
+    whole = {begin for begin in begins if held_out(begin)}
+    assert shown <= begins and len(shown) > 0.8 * len(begins) and len(shown & whole) > 0.8 * len(whole) > 0
+    assert not any(held_out(word) for word in made)
+    assert bundled_wording.coin(random.Random(0), tokenizer, sequences.words, 0) == []
+
+
+def test_swapped_attributes_are_those_of_other_kinds() -> None:
+    """Where a kind has names of its own, a name the model does not know is answered by its sound, not by the text."""
+    held = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
+    rng = random.Random(0)
+    own = {bundled_wording.attribute(rng, "word", ["oak"]) for _ in range(2000)} - {None}
+    names = {bundled_wording.attribute(rng, "word", ["oak"], 1.0) for _ in range(2000)} - {None}
+    numbers = {name for name in names if name.rpartition(" ")[2] in bundled_variety.NOUNS["number"]}
+    assert len(numbers) > 50 and not numbers & own and not names & held
+    assert bundled_wording.attribute(rng, "place", ["oak"], 1.0) is None
 
 
 def test_documents_end_anywhere(sequences: bundled_sequences.Sequences) -> None:
