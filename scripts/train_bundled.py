@@ -213,7 +213,7 @@ def compare(parameters: list[torch.Tensor], ranks: Ranks) -> None:
 
 def train(options: argparse.Namespace) -> None:
     began = time.time()
-    with join(options.device) as ranks:
+    with join(options.device, remedy="begin the call again: it goes on from the state kept last") as ranks:
         model, muon, adam, step, fresh = learn(options, ranks, began)
         compare(list(model.parameters()), ranks)
     if not ranks.first:

@@ -20,6 +20,8 @@ PATIENCE = 600.0
 #: Seconds between two looks at what the others do, longer and longer up to this, and between two signs of one's own.
 LOOK = 0.02
 SIGN = 0.25
+#: What to do when ranks are lost, unless a run says otherwise.
+AGAIN = "run again with the same --run directory: what all ranks have scored is kept"
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Ranks:
         local, beside: which of how many on this machine.
         device: this rank's card.
         patience: seconds.
+        remedy: what to do when a rank is lost, in the words of an error.
     """
 
     rank: int = 0
@@ -45,6 +48,7 @@ class Ranks:
     device: Device | None = None
     patience: float = PATIENCE
     store: Any = None
+    remedy: str = AGAIN
     _steps: int = field(default=0, repr=False)
     _signed: float = field(default=0.0, repr=False)
 
@@ -93,8 +97,7 @@ class Ranks:
                 elif seen - signs[rank][1] > self.patience:
                     raise RunError(
                         f"rank {rank} of {self.size} did not come to {what} and showed no sign of work for "
-                        f"{self.patience:g} s (it hangs, or its process or node is lost); run again with the same "
-                        "--run directory: what all ranks have scored is kept"
+                        f"{self.patience:g} s (it hangs, or its process or node is lost); {self.remedy}"
                     )
             if missing:
                 time.sleep(pause)
@@ -130,7 +133,7 @@ class Ranks:
             parts = [torch.empty_like(padded) for _ in range(self.size)]
             distributed.all_gather(parts, padded)
         except RuntimeError as error:
-            raise RunError(f"{what}: the ranks' collective failed ({error}); {_AGAIN}") from error
+            raise RunError(f"{what}: the ranks' collective failed ({error}); {self.remedy}") from error
         return [part[:count].cpu().numpy().tobytes() for part, count in zip(parts, counts, strict=True)]
 
     def leave(self) -> None:
@@ -154,19 +157,17 @@ class Ranks:
         try:
             self.store.set(key, value)
         except RuntimeError as error:
-            raise RunError(f"the ranks' store is gone ({error}): rank 0 or its node is lost; {_AGAIN}") from error
+            raise RunError(f"the ranks' store is gone ({error}): rank 0 or its node is lost; {self.remedy}") from error
 
     def _peek(self, key: str) -> bytes | None:
         try:
             return self.store.get(key) if self.store.check([key]) else None
         except RuntimeError as error:
-            raise RunError(f"the ranks' store is gone ({error}): rank 0 or its node is lost; {_AGAIN}") from error
+            raise RunError(f"the ranks' store is gone ({error}): rank 0 or its node is lost; {self.remedy}") from error
 
 
 #: A process on its own.
 ALONE = Ranks()
-
-_AGAIN = "run again with the same --run directory: what all ranks have scored is kept"
 
 
 def under_torchrun() -> bool:
@@ -175,7 +176,7 @@ def under_torchrun() -> bool:
 
 
 @contextlib.contextmanager
-def join(device: str | Device = "auto", patience: float = PATIENCE) -> Iterator[Ranks]:
+def join(device: str | Device = "auto", patience: float = PATIENCE, remedy: str = AGAIN) -> Iterator[Ranks]:
     """This process's place among the ranks torchrun started; alone, on the machine's first card, without torchrun.
 
     Reads RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, and takes the card of its local rank. One node or many:
@@ -184,6 +185,7 @@ def join(device: str | Device = "auto", patience: float = PATIENCE) -> Iterator[
     Args:
         device: as of `npukv.load`.
         patience: seconds without any sign of work after which a rank counts as hung.
+        remedy: what to do when a rank is lost, for the error of the others.
 
     Raises:
         DeviceError: the device is unknown or not usable here; RunError: the ranks do not find each other.
@@ -199,7 +201,7 @@ def join(device: str | Device = "auto", patience: float = PATIENCE) -> Iterator[
         except DeviceUnavailable as error:
             raise DeviceError(str(error)) from None
     if not under_torchrun():
-        yield Ranks(device=device, patience=patience)
+        yield Ranks(device=device, patience=patience, remedy=remedy)
         return
     import torch
     import torch.distributed as distributed
@@ -214,7 +216,7 @@ def join(device: str | Device = "auto", patience: float = PATIENCE) -> Iterator[
         raise RunError(f"the ranks do not find each other ({error}); start them with torchrun") from error
     ranks = Ranks(
         rank, size, local, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), device, patience,
-        distributed.PrefixStore("npukv", store),
+        distributed.PrefixStore("npukv", store), remedy,
     )  # fmt: skip
     try:
         yield ranks

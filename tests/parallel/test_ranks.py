@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +72,13 @@ def test_a_rank_that_hangs_is_named(start: Callable[..., Any]) -> None:
     # told once, or twice where the first is gone, and the store with it, before the third can ask
     assert RunError in {type(first), type(third)} <= {RunError, SystemExit}
     assert "rank 1 of 3 did not come to gather the scores" in f"{first}{third}"
+
+
+def test_the_error_says_what_this_run_can_do() -> None:
+    """In training it spoke of a --run directory that only scoring has."""
+    alone = Ranks(0, 2, patience=0.05, store=torch.distributed.HashStore(), remedy="begin the call again")
+    with pytest.raises(RunError, match="rank 1 of 2 did not come to read the tokens .*; begin the call again$"):
+        alone.meet("read the tokens")
 
 
 def test_a_slow_rank_that_shows_signs_of_work_is_awaited(start: Callable[..., Any]) -> None:
