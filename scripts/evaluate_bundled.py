@@ -173,7 +173,7 @@ def ruler(
 ) -> dict[str, Any]:
     """Part d: RULER at ``tokens`` tokens through XL3M, in rounds until the deadline; beside it, in the own context."""
     names = [name for name in TASKS if name.startswith("ruler-")]
-    methods = ["xl3m", f"xl3m:{DEFAULT}:1", f"xl3m:{DEFAULT}:fill", "last", "oracle"]
+    methods = [f"xl3m:{DEFAULT}:1", f"xl3m:{DEFAULT}:fill", "last", "oracle"]  # the first is the default
     records: list[dict[str, Any]] = []
     found = log.results.setdefault("ruler", {})
     done = 0

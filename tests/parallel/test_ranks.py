@@ -77,7 +77,7 @@ def test_a_rank_that_hangs_is_named(start: Callable[..., Any]) -> None:
 def test_the_error_says_what_this_run_can_do() -> None:
     """In training it spoke of a --run directory that only scoring has."""
     alone = Ranks(0, 2, patience=0.05, store=torch.distributed.HashStore(), remedy="begin the call again")
-    with pytest.raises(RunError, match="rank 1 of 2 did not come to read the tokens .*; begin the call again$"):
+    with pytest.raises(RunError, match=r"rank 1 of 2 did not come to read the tokens .*; begin the call again$"):
         alone.meet("read the tokens")
 
 
