@@ -104,7 +104,7 @@ class Sequences(RulerDocuments):
                 multiple.append((i, len(asked)))
                 for _ in range(rng.randint(1, 3)):
                     value = rng.choice(self.words) if fact.kind == "word" else draw_number(rng, len(fact.value))
-                    statements.append((i, restate(rng, fact, value, SPLIT).statement, value))
+                    statements.append((i, self._reword(rng, restate(rng, fact, value, SPLIT)).statement, value))
                 asked.append(Asked(ask_all(fact), "", ""))
                 continue
             elif draw < ABSENT + self.mix.several + self.mix.paired and n > 1:
@@ -178,6 +178,10 @@ class Sequences(RulerDocuments):
             else None
         )
         fact = draw_fact(rng, kind, self.words, SPLIT, key=key, attribute=has, verb=does, value=value)
+        return self._reword(rng, fact)
+
+    def _reword(self, rng: random.Random, fact: Fact) -> Fact:
+        """The same fact in free variation, or as it is."""
         if rng.random() < self.mix.reworded * self.mix.wide:
             return self.wide.reword(rng, fact)
         return reword(rng, fact, self.words) if rng.random() < self.mix.reworded else fact

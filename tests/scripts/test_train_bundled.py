@@ -7,6 +7,7 @@ import lzma
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -364,6 +365,24 @@ def test_swapped_attributes_are_those_of_other_kinds() -> None:
     numbers = {name for name in names if name.rpartition(" ")[2] in bundled_variety.NOUNS["number"]}
     assert len(numbers) > 50 and not numbers & own and not names & held
     assert bundled_wording.attribute(rng, "place", ["oak"], 1.0) is None
+
+
+def test_every_value_of_a_key_is_worded_freely(
+    sequences: bundled_sequences.Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all but the first stood in the templates' own forms, a model named two of three in other forms."""
+    mix = replace(bundled_mixes.MIXES["coined"], several=1.0, kinds=("number",), facts=(1,))
+    several = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, mix)
+    own = lambda rng, fact, value, split: replace(fact, value=value, statement=f"Restated as it was: {value}.")  # noqa: E731
+    monkeypatch.setattr(bundled_sequences, "restate", own)
+    further = plain = 0
+    for seed in range(80):
+        ids, _ = several._facts(random.Random(seed), 512)
+        text = sequences.tokenizer.decode(ids)
+        if "What are all the" in text:
+            further += text.rpartition("Answer:")[2].count(",")
+            plain += text.lower().count("restated as it was")
+    assert further > 50 and plain < 0.3 * further
 
 
 def test_documents_end_anywhere(sequences: bundled_sequences.Sequences) -> None:
