@@ -6,7 +6,7 @@ In a form, {k} is the key, {a} the attribute, {v} the value, {t} a thing, {p} a 
 
 from __future__ import annotations
 
-ATTRIBUTES = {
+ATTRIBUTES: dict[str, dict[str, tuple[str, ...]]] = {
     "number": {
         "train": (
             "special magic number", "magic number", "secret number", "lucky number", "account number",
