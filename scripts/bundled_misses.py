@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import bundled_variety as lists
+from bundled_wording import is_held_out
 
 from npukv.evaluation import templates
 from npukv.evaluation.facts import Fact
@@ -32,7 +33,6 @@ def near_attribute(rng: random.Random, fact: Fact, words: list[str]) -> str:
     """Another attribute, half the time with a word of the fact's; neither is part of the other."""
     if fact.kind == "place":
         return next(word for word in rng.sample(words, 3) if word not in (fact.attribute, fact.value))
-    held = templates.ATTRIBUTES[fact.kind]["held-out"]
     noun = fact.attribute.rpartition(" ")[2]
     while True:
         first = rng.choice(lists.ADJECTIVES) if rng.random() < 0.5 else rng.choice(words)
@@ -40,7 +40,7 @@ def near_attribute(rng: random.Random, fact: Fact, words: list[str]) -> str:
             name = rng.choice(templates.ATTRIBUTES[fact.kind]["train"])
         else:
             name = f"{first} {noun if rng.random() < 0.6 else rng.choice(lists.NOUNS[fact.kind])}"
-        if name not in held and name not in fact.attribute and fact.attribute not in name:
+        if not is_held_out(name) and name not in fact.attribute and fact.attribute not in name:
             return name
 
 

@@ -182,6 +182,8 @@ class Sequences(RulerDocuments):
 
     def _reword(self, rng: random.Random, fact: Fact) -> Fact:
         """The same fact in free variation, or as it is."""
+        if not self.mix.reworded:
+            return fact
         if rng.random() < self.mix.reworded * self.mix.wide:
             return self.wide.reword(rng, fact)
         return reword(rng, fact, self.words) if rng.random() < self.mix.reworded else fact

@@ -23,21 +23,23 @@ DETERMINERS = ("the", "the", "the", "the", "the", "a", "our", "this", "that", "h
 def attribute(rng: random.Random, kind: str, words: list[str], swapped: float = 0.0) -> str | None:
     """A made-up attribute of the kind, or None for one of the templates' (half the time).
 
-    ``swapped`` of all have a name that another kind could have: a "cipher" that is a word, a "nickname" of digits.
+    ``swapped`` of all have a name of any kind, whatever theirs: a "cipher" that is a word, a "nickname" of digits.
     """
     if kind == "place":
         return None
-    if rng.random() < swapped:
-        kind = rng.choice(tuple(lists.NOUNS))
-        name = rng.choice(templates.ATTRIBUTES[kind]["train"])
-        if rng.random() < 0.5:
-            return name
-    elif rng.random() < 0.5:
-        return None
+    any_kind = swapped > 0 and rng.random() < swapped  # without, the rows of a seed stay what they were
+    kind = rng.choice(tuple(lists.NOUNS)) if any_kind else kind
+    if rng.random() < 0.5:
+        return rng.choice(templates.ATTRIBUTES[kind]["train"]) if any_kind else None
     noun = rng.choice(lists.NOUNS[kind]) if rng.random() < 0.7 else rng.choice(words)
     draw = rng.random()
     name = noun if draw < 0.3 else f"{rng.choice(lists.ADJECTIVES) if draw < 0.65 else rng.choice(words)} {noun}"
-    return None if any(name in group["held-out"] for group in templates.ATTRIBUTES.values()) else name
+    return None if is_held_out(name) else name
+
+
+def is_held_out(attribute: str) -> bool:
+    """Whether the attribute is one of any kind that training must not show."""
+    return any(attribute in group["held-out"] for group in templates.ATTRIBUTES.values())
 
 
 def verb(rng: random.Random, words: list[str]) -> tuple[str, str, str, str] | None:
@@ -68,7 +70,7 @@ def invent(rng: random.Random, words: list[str], n: int) -> list[str]:
 
 
 def coin(rng: random.Random, tokenizer: Tokenizer, words: list[str], n: int) -> list[str]:
-    """``n`` words that do not exist: any token that begins a word, with another word's end; none is held out.
+    """At most ``n`` words that do not exist: any token that begins a word, with another word's end; none is held out.
 
     A token that training never shows as an answer is learnt to be none: a model without these answered "afternoon" for
     a held-out "morning".

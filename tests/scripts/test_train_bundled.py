@@ -36,7 +36,7 @@ from bundled_optimizer import Muon, orthogonalize  # noqa: E402
 
 from npukv.errors import InputError  # noqa: E402
 from npukv.evaluation import templates  # noqa: E402
-from npukv.evaluation.facts import KINDS, draw_fact  # noqa: E402
+from npukv.evaluation.facts import KINDS, Fact, draw_fact  # noqa: E402
 from npukv.evaluation.words import held_out, split_words  # noqa: E402
 
 
@@ -373,8 +373,11 @@ def test_every_value_of_a_key_is_worded_freely(
     """Where all but the first stood in the templates' own forms, a model named two of three in other forms."""
     mix = replace(bundled_mixes.MIXES["coined"], several=1.0, kinds=("number",), facts=(1,))
     several = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, mix)
-    own = lambda rng, fact, value, split: replace(fact, value=value, statement=f"Restated as it was: {value}.")  # noqa: E731
-    monkeypatch.setattr(bundled_sequences, "restate", own)
+
+    def restate(rng: random.Random, fact: Fact, value: str, split: str) -> Fact:
+        return replace(fact, value=value, statement=f"Restated as it was: {value}.")
+
+    monkeypatch.setattr(bundled_sequences, "restate", restate)
     further = plain = 0
     for seed in range(80):
         ids, _ = several._facts(random.Random(seed), 512)
