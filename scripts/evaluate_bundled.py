@@ -281,6 +281,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, help="tokens of a sample in a; default: the model's context")
     parser.add_argument("--n", type=int, default=200, help="samples of every task in a, questions of every level in b")
     parser.add_argument("--ruler-n", type=int, default=200, help="samples of every task in d, if time allows")
+    parser.add_argument("--ruler-from", type=int, default=0, help="first seed of d, which two processes can share")
     parser.add_argument("--seconds", type=float, default=225, help="after so long, no further round of d begins")
     parser.add_argument("--level-seconds", type=float, default=60, help="scoring time of each level of b")
     parser.add_argument("--levels", default="easy,hard,decoy", help="levels of b")
@@ -336,7 +337,8 @@ def main() -> None:
             far = spare.apply_async(make_long_text, (files, long_tokens, each))
         if "d" in parts:
             names = [name for name in TASKS if name.startswith("ruler-")]
-            deep = pool.imap(make_task, [(name, ruler_tokens, seed) for seed in range(ruler_n) for name in names])
+            seeds = range(chosen.ruler_from, chosen.ruler_from + ruler_n)
+            deep = pool.imap(make_task, [(name, ruler_tokens, seed) for seed in seeds for name in names])
 
         import npukv
         from npukv.environment import environment
