@@ -27,6 +27,9 @@ class Mix:
     varied: float = 0.0  # of those in turn, the ones in which words are exchanged (bundled_substitutes)
     grafted: float = 0.0  # of the written statements, those with other statements' clauses (bundled_clauses)
     coined: float = 0.0  # words of any token and another's end, beside the real ones
+    fresh: bool = False  # these anew for every row
+    exchanged: tuple[float, ...] = (0.15, 0.4, 0.8)  # of a form's words where they are exchanged, one of these shares
+    unlike: float = 0.4  # of the things exchanged, those for any word of the pool
     swapped: float = 0.0  # attributes that could be another kind's
     kinds: tuple[str, ...] = KINDS  # drawn from, each as often as it stands here
     facts: tuple[int, ...] = (1, 1, 1, 2, 3, 4, 6, 8, 8, 12, 16, 20)  # of a context, likewise
@@ -54,3 +57,5 @@ MIXES["varied"] = replace(MIXES["dense"], varied=0.6)
 MIXES["grafted"] = replace(MIXES["varied"], double=0.0, varied=0.85, grafted=0.5)
 # Without coined words, tokens of held-out words are learnt to be no answers; with names of its own, a kind is guessed.
 MIXES["coined"] = replace(MIXES["grafted"], coined=0.7, swapped=0.15, facts=(1, 1, 4, 8, 8, 12, 16, 20, 24, 28))
+# Nouns beside a value are words of the pool more often: by those of the written forms a model knows what is no answer.
+MIXES["fresh"] = replace(MIXES["coined"], fresh=True, varied=0.95, exchanged=(0.3, 0.6, 0.9), unlike=0.7)

@@ -17,7 +17,7 @@ from bundled_mixes import MIXES, Mix
 from bundled_phrases import TOKENS, find_phrases
 from bundled_ruler import ABSENT, RulerDocuments
 from bundled_wide import Wide
-from bundled_wording import attribute, coin, invent, reword, verb
+from bundled_wording import attribute, beginnings, coin, invent, reword, verb
 from bundled_wordings import read_forms
 
 from npukv.evaluation.facts import Fact, decoys, draw_fact, restate
@@ -26,6 +26,7 @@ from npukv.evaluation.templates import ATTRIBUTES
 from npukv.evaluation.words import draw_key, draw_number
 
 SPLIT = "train"
+FRESH = 64  # coined words of a row: more than it takes
 
 
 class Sequences(RulerDocuments):
@@ -34,10 +35,12 @@ class Sequences(RulerDocuments):
     def __init__(self, tokens: np.ndarray, tokenizer, words: list[str], mix: Mix = MIXES["free"]):  # type: ignore[no-untyped-def]
         super().__init__(tokens, tokenizer, mix)
         self.words = words + invent(random.Random("invented"), words, round(len(words) * mix.invented))
-        self.words += coin(random.Random("coined"), tokenizer, words, round(len(words) * mix.coined))
+        self.given = len(self.words)  # what stands behind them is coined
+        self.begins = beginnings(tokenizer) if mix.coined else []
+        self.words += coin(random.Random("coined"), tokenizer, self.begins, words, round(len(words) * mix.coined))
         if mix.wide or mix.misses:
             text = tokenizer.decode(tokens[:TOKENS].tolist())
-            self.wide = Wide(find_phrases(text, words), self.words, mix.written, mix.varied, mix.grafted)
+            self.wide = Wide(find_phrases(text, words), self.words, mix)
             forms = read_forms()
             self.attributes = {kind: forms[f"ATTRIBUTES {kind}"] for kind in ATTRIBUTES}
             self.verbs = [tuple(line.split()) for line in forms["VERBS"]]
@@ -47,6 +50,8 @@ class Sequences(RulerDocuments):
         ids: list[int] = []
         weights: list[int] = []
         room = length + 1
+        if self.mix.fresh:
+            self._coin_anew(rng)
         if rng.random() >= self.mix.plain_rows:
             while room >= 160:
                 size = self._size(rng, room)
@@ -64,6 +69,14 @@ class Sequences(RulerDocuments):
             ids += [BOS, *self.text(rng, room - 1)]
             weights += [PLAIN] * room
         return np.array(ids, dtype=np.uint16), np.array(weights, dtype=np.uint8)
+
+    def _coin_anew(self, rng: random.Random) -> None:
+        """Other coined words, as many as before: of the same ones all the time a model learns how each goes on."""
+        count = len(self.words) - self.given
+        begins = rng.sample(self.begins, min(FRESH, len(self.begins)))
+        made = coin(rng, self.tokenizer, begins, self.words[: self.given], FRESH)
+        if made:
+            self.words[self.given :] = (made * (count // len(made) + 1))[:count]
 
     def _size(self, rng: random.Random, room: int) -> int:
         draw = rng.random()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 COMMON = 400  # of the commonest words none is exchanged but THINGS: they carry a sentence's build
 # Common, and named beside the value ("not lantern, as the porter swore"): where these stay, a model learns by heart
@@ -36,9 +36,13 @@ def exchangeable(word: str) -> bool:
 
 
 class Substitutes:
-    """Exchanges words of ``forms`` for others with the same ending, of the forms or of ``words``."""
+    """Exchanges words of ``forms`` for others with the same ending, of the forms or of ``words``: one of ``shares`` of
+    them; things for any of the words in a share ``unlike`` of cases."""
 
-    def __init__(self, forms: Iterable[str], words: list[str]):
+    def __init__(
+        self, forms: Iterable[str], words: list[str], shares: Sequence[float] = (0.15, 0.4, 0.8), unlike: float = 0.4
+    ):
+        self.shares, self.unlike = shares, unlike
         counts = Counter(word for form in forms for word in PLAIN_WORD.findall(form) if exchangeable(word))
         self.kept = {word for word, _ in counts.most_common(COMMON)} - THINGS
         self.own: dict[str, list[str]] = defaultdict(list)
@@ -54,7 +58,7 @@ class Substitutes:
 
         Words that may name a thing (without an ending, or "paper") are exchanged more often, and for any word.
         """
-        share = rng.choice((0.15, 0.4, 0.8))
+        share = rng.choice(self.shares)
         chosen: dict[str, str] = {}
 
         def other(match: re.Match[str]) -> str:
@@ -74,7 +78,7 @@ class Substitutes:
         thing = end in ("", "er")
         if rng.random() >= (share**0.5 if thing else share):
             return word
-        if thing and rng.random() < 0.4:
+        if thing and rng.random() < self.unlike:
             return rng.choice(self.words)
         lists = [words for words in (self.own[end], self.pool[end]) if words]
         return rng.choice(rng.choice(lists)) if lists else word

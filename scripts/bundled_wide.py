@@ -11,51 +11,49 @@ from dataclasses import replace
 
 import bundled_variety as lists
 from bundled_clauses import Clauses
+from bundled_mixes import Mix
 from bundled_phrases import Phrases
 from bundled_pieces import BE
 from bundled_statements import Statements
 from bundled_substitutes import Substitutes
-from bundled_wordings import read_forms
+from bundled_wordings import read_forms, shows_held_out
 
-from npukv.evaluation import templates
 from npukv.evaluation.facts import Fact
 
 
 class Wide(Statements):
-    """Words facts freely; ``words`` are the pool (train split), ``written`` the share of forms written by hand,
-    ``varied`` that of those with other words in them, ``grafted`` of their statements with others' clauses."""
+    """Words facts freely; ``words`` are the pool (train split), ``mix`` says how often forms written by hand are taken
+    and what is exchanged in them."""
 
-    def __init__(
-        self, phrases: Phrases, words: list[str], written: float = 0.04, varied: float = 0.0, grafted: float = 0.0
-    ):
+    def __init__(self, phrases: Phrases, words: list[str], mix: Mix):
         super().__init__(phrases, words)
-        self.forms, self.written, self.varied, self.grafted = read_forms(), written, varied, grafted
+        self.forms, self.written, self.varied, self.grafted = read_forms(), mix.written, mix.varied, mix.grafted
         self.clauses = Clauses(form for name in self.forms if name.endswith("STATEMENTS") for form in self.forms[name])
         fillable = (name for name in self.forms if not name.startswith(("ATTRIBUTES", "VERBS")))
-        self.substitutes = Substitutes((form for name in fillable for form in self.forms[name]), words)
+        fillable_forms = (form for name in fillable for form in self.forms[name])
+        self.substitutes = Substitutes(fillable_forms, words, mix.exchanged, mix.unlike)
 
     def reword(self, rng: random.Random, fact: Fact) -> Fact:
         """The same fact, stated, asked for and answered in other words."""
-        kind = "PLACE_" if fact.kind == "place" else "" if fact.key else "LONE_"
         return replace(
             fact,
-            statement=self._allowed(rng, fact, kind + "STATEMENTS"),
-            question=self._allowed(rng, fact, kind + "QUESTIONS"),
-            prefix=self._allowed(rng, fact, kind + "PREFIXES"),
+            statement=self._allowed(rng, fact, "STATEMENTS"),
+            question=self._allowed(rng, fact, "QUESTIONS"),
+            prefix=self._allowed(rng, fact, "PREFIXES"),
         )
 
-    def _allowed(self, rng: random.Random, fact: Fact, name: str) -> str:
-        """A text that is none of the held-out forms of ``name``; after ten tries the fact's own of the templates."""
-        make = {"STATEMENTS": self._state, "QUESTIONS": self._ask, "PREFIXES": self._begin}[name.rpartition("_")[2]]
+    def _allowed(self, rng: random.Random, fact: Fact, part: str) -> str:
+        """A text that shows none of the held-out forms; after ten tries the fact's own of the templates."""
+        make = {"STATEMENTS": self._state, "QUESTIONS": self._ask, "PREFIXES": self._begin}[part]
         own = {"STATEMENTS": fact.statement, "QUESTIONS": fact.question, "PREFIXES": fact.prefix}
-        held = [self._fill(fact, form).lower() for form in getattr(templates, name)["held-out"]]
+        kind = "PLACE_" if fact.kind == "place" else "" if fact.key else "LONE_"
         for _ in range(10):
-            text = self._written(rng, fact, name) if rng.random() < self.written else make(rng, fact)
+            text = self._written(rng, fact, kind + part) if rng.random() < self.written else make(rng, fact)
             if rng.random() < 0.9 and not text.startswith(fact.value):  # an answer keeps its letters
                 text = text[:1].upper() + text[1:]
-            if not any(form in text.lower() for form in held):
+            if not shows_held_out(fact, part, text):
                 return text
-        return own[name.rpartition("_")[2]]
+        return own[part]
 
     def _written(self, rng: random.Random, fact: Fact, name: str) -> str:
         """By a form written by hand; every fourth statement with something around it."""

@@ -11,6 +11,7 @@ import re
 from dataclasses import replace
 
 import bundled_variety as lists
+from bundled_wordings import shows_held_out
 from tokenizers import Tokenizer
 
 from npukv.evaluation import templates
@@ -69,15 +70,20 @@ def invent(rng: random.Random, words: list[str], n: int) -> list[str]:
     return made
 
 
-def coin(rng: random.Random, tokenizer: Tokenizer, words: list[str], n: int) -> list[str]:
-    """At most ``n`` words that do not exist: any token that begins a word, with another word's end; none is held out.
+def beginnings(tokenizer: Tokenizer) -> list[str]:
+    """Every token that begins a word, three small letters or longer."""
+    return sorted(t[1:] for t in tokenizer.get_vocab() if t[0] == "Ġ" and re.fullmatch("[a-z]{3,}", t[1:]))
+
+
+def coin(rng: random.Random, tokenizer: Tokenizer, begins: list[str], words: list[str], n: int) -> list[str]:
+    """At most ``n`` words that do not exist: a token of ``begins``, each in turn, with another word's end; none is
+    held out.
 
     A token that training never shows as an answer is learnt to be none: a model without these answered "afternoon" for
     a held-out "morning".
     """
-    begins = sorted(t[1:] for t in tokenizer.get_vocab() if t[0] == "Ġ" and re.fullmatch("[a-z]{3,}", t[1:]))
     made: list[str] = []
-    for i in range(4 * n):  # every token in turn; what falls apart into other tokens is left out
+    for i in range(4 * n):  # what falls apart into other tokens is left out
         if len(made) == n or not begins:
             break
         begin, end = begins[i % len(begins)], rng.choice(words)
@@ -88,7 +94,7 @@ def coin(rng: random.Random, tokenizer: Tokenizer, words: list[str], n: int) -> 
 
 
 def reword(rng: random.Random, fact: Fact, words: list[str]) -> Fact:
-    """The same fact, stated and asked for in other words."""
+    """The same fact, stated and asked for in other words, none of them held out."""
     place = fact.kind == "place"
     statement = _place_statement(rng) if place else _statement(rng, fact.key)
     question = _place_question(rng) if place else _question(rng, fact.key)
@@ -114,7 +120,12 @@ def reword(rng: random.Random, fact: Fact, words: list[str]) -> Fact:
         prefix = f"{_lead(rng, lists.LEADS, words)} {_lower(prefix, fact)}"
     elif rng.random() < 0.3:
         prefix = rng.choice(lists.PREFIXES)
-    return replace(fact, statement=statement, question=question, prefix=prefix)
+    return replace(
+        fact,
+        statement=fact.statement if shows_held_out(fact, "STATEMENTS", statement) else statement,
+        question=fact.question if shows_held_out(fact, "QUESTIONS", question) else question,
+        prefix=fact.prefix if shows_held_out(fact, "PREFIXES", prefix) else prefix,
+    )
 
 
 def _fill(rng: random.Random, form: str, fact: Fact, words: list[str]) -> str:

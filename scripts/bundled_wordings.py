@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from npukv.evaluation import templates
+from npukv.evaluation.facts import Fact
 
 FOLDER = Path(__file__).parent / "wordings"
 FORMER = "former.txt"
@@ -48,6 +49,12 @@ def _held_out(section: str) -> set[str]:
     if not isinstance(forms, dict):  # sentences that tell nothing are not split
         return set()
     return {(" ".join(form) if name == "VERBS" else form).lower() for form in forms["held-out"]}
+
+
+def shows_held_out(fact: Fact, part: str, text: str) -> bool:
+    """Whether the text holds one of the held-out forms of STATEMENTS, QUESTIONS or PREFIXES with the fact's words."""
+    kind = "PLACE_" if fact.kind == "place" else "" if fact.key else "LONE_"
+    return any(fact.fill(form).lower() in text.lower() for form in getattr(templates, kind + part)["held-out"])
 
 
 def ask_in_kept_back_forms() -> None:

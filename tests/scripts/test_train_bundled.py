@@ -320,7 +320,7 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
         bundled_check.check(knows, tokenizer, novels, only=["nonsense"], **few)
 
 
-@pytest.mark.parametrize("mix", ["wide", "written", "grafted", "coined"])
+@pytest.mark.parametrize("mix", ["wide", "written", "grafted", "coined", "fresh"])
 def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences, mix: str) -> None:
     wide = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, bundled_mixes.MIXES[mix])
     held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
@@ -348,12 +348,34 @@ def test_coined_words_begin_with_any_token_and_none_is_held_out(sequences: bundl
     begins = {
         t[1:] for t in tokenizer.get_vocab() if t[0] == "Ġ" and t[1:].isascii() and t[1:].isalpha() and len(t) > 3
     }
-    made = bundled_wording.coin(random.Random(0), tokenizer, sequences.words, 4 * len(begins))
+    assert bundled_wording.beginnings(tokenizer) == sorted(b for b in begins if b.islower())
+    begins = set(bundled_wording.beginnings(tokenizer))
+    made = bundled_wording.coin(random.Random(0), tokenizer, sorted(begins), sequences.words, 4 * len(begins))
     shown = {tokenizer.encode(f" {word}").tokens[0][1:] for word in made}
     whole = {begin for begin in begins if held_out(begin)}
     assert shown <= begins and len(shown) > 0.8 * len(begins) and len(shown & whole) > 0.8 * len(whole) > 0
     assert not any(held_out(word) for word in made)
-    assert bundled_wording.coin(random.Random(0), tokenizer, sequences.words, 0) == []
+    assert bundled_wording.coin(random.Random(0), tokenizer, sorted(begins), sequences.words, 0) == []
+
+
+def test_fresh_coined_words_are_a_rows_own(sequences: bundled_sequences.Sequences) -> None:
+    """Of the same coined words all the time a model learns how each goes on; a row still follows from its seed."""
+    made = []
+    for _ in range(2):
+        fresh = bundled_sequences.Sequences(
+            sequences.tokens, sequences.tokenizer, sequences.words, bundled_mixes.MIXES["fresh"]
+        )
+        fixed, count = fresh.words[: fresh.given], len(fresh.words)
+        rows, coined = [], []
+        for seed in (5, 6) if not made else (6,):
+            rows.append(fresh.row(random.Random(seed), 512)[0].tolist())
+            coined.append(set(fresh.words[fresh.given :]))
+        assert fresh.words[: fresh.given] == fixed and len(fresh.words) == count
+        assert not any(held_out(word) for word in fresh.words)
+        made.append((rows[-1], coined))
+    assert made[0][0] == made[1][0]
+    first, second = made[0][1]
+    assert len(first) > 10 and len(first & second) < len(first) / 2
 
 
 def test_swapped_attributes_are_those_of_other_kinds() -> None:
