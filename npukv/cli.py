@@ -44,7 +44,9 @@ Horizon = Annotated[int | None, typer.Option(help="Tokens to look ahead.", show_
 AnswerPrefix = Annotated[str, typer.Option(help="Words the answer is made to begin with.")]
 Run = Annotated[Path | None, typer.Option(help="Directory that keeps the scores; an interrupted run resumes from it.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Segments per forward pass.", show_default="by free memory")]
-KeepOption = Annotated[str, typer.Option("--keep", help="Segments to answer from: a number, fill, or margin:NATS.")]
+KeepOption = Annotated[
+    str, typer.Option("--keep", help="Segments to answer from: a number, fill, margin:NATS, or passages of the best.")
+]
 Neighbours = Annotated[int, typer.Option(min=0, help="Also take this many segments beside each kept one.")]
 KeepHead = Annotated[bool, typer.Option("--keep-head", help="Always take the text's first segment.")]
 Devices = Annotated[str, typer.Option(help="Cards of this machine to use: a number, or all; torchrun decides itself.")]

@@ -56,11 +56,11 @@ from npukv.evaluation.metrics import mean_and_interval, score_output
 from npukv.evaluation.perplexity import measure_perplexity
 from npukv.evaluation.sample import Sample
 from npukv.evaluation.summary import write_json, write_text
-from npukv.evaluation.tasks import TASKS, find_tasks
+from npukv.evaluation.tasks import find_tasks
 from npukv.relevance.measures import DEFAULT
 
 MEASURES = ("first", "certainty", "question", "certainty+question", "certainty+question+words")
-KEEPS = ("1", "2", "4", "fill")
+KEEPS = ("1", "2", "4", "fill", "passages")
 # More than one segment kept only by the default: answering costs as much as scoring.
 XL3M = tuple(f"xl3m:{m}:{keep}" for m in MEASURES for keep in (KEEPS if m == DEFAULT else KEEPS[:1]))
 BM25 = ("bm25:1",) if find_spec("bm25s") else ()
@@ -169,11 +169,17 @@ def _by_kind(entry: dict[str, Any]) -> list[str]:
 
 
 def ruler(
-    lm: Any, works: Iterator[Work | None], tokens: int, n: int, deadline: float, own: dict[str, Any], log: Log
+    lm: Any,
+    works: Iterator[Work | None],
+    names: list[str],
+    tokens: int,
+    n: int,
+    deadline: float,
+    own: dict[str, Any],
+    log: Log,
 ) -> dict[str, Any]:
     """Part d: RULER at ``tokens`` tokens through XL3M, in rounds until the deadline; beside it, in the own context."""
-    names = [name for name in TASKS if name.startswith("ruler-")]
-    methods = [f"xl3m:{DEFAULT}:1", f"xl3m:{DEFAULT}:fill", "last", "oracle"]  # the first is the default
+    methods = [*(f"xl3m:{DEFAULT}:{keep}" for keep in ("1", "fill", "passages")), "last", "oracle"]
     records: list[dict[str, Any]] = []
     found = log.results.setdefault("ruler", {})
     done = 0
@@ -277,7 +283,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--baseline", help="model folder to compare bits per byte with")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--parts", default="a,b,c,d")
-    parser.add_argument("--tasks", default="*", help="of a, comma-separated; a name may end in *")
+    parser.add_argument("--tasks", default="*", help="of a and d, comma-separated; a name may end in *")
     parser.add_argument("--context", type=int, help="tokens of a sample in a; default: the model's context")
     parser.add_argument("--n", type=int, default=200, help="samples of every task in a, questions of every level in b")
     parser.add_argument("--ruler-n", type=int, default=200, help="samples of every task in d, if time allows")
@@ -336,7 +342,7 @@ def main() -> None:
             files = sorted((chosen.data / "classics").glob("train_*.jsonl.xz"))
             far = spare.apply_async(make_long_text, (files, long_tokens, each))
         if "d" in parts:
-            names = [name for name in TASKS if name.startswith("ruler-")]
+            names = [name for name in find_tasks(chosen.tasks.split(",")) if name.startswith("ruler-")]
             seeds = range(chosen.ruler_from, chosen.ruler_from + ruler_n)
             deep = pool.imap(make_task, [(name, ruler_tokens, seed) for seed in seeds for name in names])
 
@@ -366,7 +372,7 @@ def main() -> None:
                         results["long"] = long_text(lm, far.get(), spare, log)
                     elif part == "d":
                         deadline = began + chosen.seconds
-                        ruler(lm, deep, ruler_tokens, ruler_n, deadline, own, log)
+                        ruler(lm, deep, names, ruler_tokens, ruler_n, deadline, own, log)
                 except Exception:
                     failed.append(part)
                     traceback.print_exc()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from npukv.cache.named import CacheChoice, parse_amount
 from npukv.errors import InputError
 from npukv.evaluation.case import Case, import_bm25s
+from npukv.relevance.pick import Keep
 
 
 class Inapplicable(Exception):
@@ -70,9 +71,17 @@ def xl3m(case: Case, i: int, measure: str = "", keep: str = "") -> Choice:
     """
     from npukv.relevance import measures
     from npukv.relevance.answer import KEEP
+    from npukv.relevance.passages import score_passages
+    from npukv.relevance.pick import merge, parse_keep, pick
 
-    values = case.scores[i].by(measure or measures.DEFAULT)
-    return _best(case, i, np.argsort(values, kind="stable"), keep or str(KEEP), values)
+    scores = replace(case.scores[i], measure=measure or measures.DEFAULT)
+    wanted = parse_keep(keep or KEEP)
+    if not wanted.passages:
+        return _best(case, i, scores.ranking(), keep or str(KEEP), scores.values)
+    room, prefix = case.room(i), case.samples[i].answer_prefix
+    found = score_passages(case.lm, case.tokens, scores, room, answer_prefix=prefix, batch=case.batch)
+    chosen = pick(found.values, found.segments, room, wanted)
+    return Choice(merge([found.segments[index] for index in chosen]), scores.ranking())
 
 
 def oracle(case: Case, i: int) -> Choice:
@@ -136,11 +145,17 @@ def find_method(name: str) -> Callable[[Case, int], Choice]:
             cache_of(name)
         if argument == "measure" and value:
             measures.check(value)
-        if argument == "keep" and parse_keep(value).margin is not None and base != "xl3m":
+        if argument == "keep" and _scored(parse_keep(value)) and base != "xl3m":
             raise InputError(
-                f"got method {name!r}: a margin is in nats, which only xl3m's scores are; give a number or fill"
+                f"got method {name!r}: margins and passages need scores in nats, which only xl3m's are; give a number "
+                "or fill"
             )
     return lambda case, i: METHODS[base](case, i, *given)
+
+
+def _scored(keep: Keep) -> bool:
+    """Whether it takes scores in nats to know what is kept."""
+    return keep.margin is not None or keep.passages
 
 
 def cache_of(name: str) -> CacheChoice | None:

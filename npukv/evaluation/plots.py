@@ -160,7 +160,7 @@ def _without_doubles(ranked: dict[str, list[int]]) -> dict[str, list[int]]:
     """One line per ranking: methods that differ in the number kept alone rank alike ("xl3m:first:1", "...:4")."""
     found: dict[tuple[str, ...], str] = {}
     for method in ranked:
-        base = tuple(part for part in method.split(":") if not (part.isdigit() or part == "fill"))
+        base = tuple(part for part in method.split(":") if not (part.isdigit() or part in ("fill", "passages")))
         found.setdefault(base, method)
     return {method: ranked[method] for method in found.values()}
 

@@ -17,6 +17,7 @@ from npukv.parallel.ranks import ALONE, Ranks
 from npukv.prompt import Prompt, build_prompt
 from npukv.relevance import measures
 from npukv.relevance.fast_forward import FastForward
+from npukv.relevance.passages import score_passages
 from npukv.relevance.pick import Keep, merge, parse_keep, pick
 from npukv.relevance.plan import make_plan
 from npukv.relevance.score import Progress, as_tokens, score_segments
@@ -88,7 +89,8 @@ def answer(
     from. A text that fits the context is read whole, without scoring.
 
     Args:
-        keep: how many segments: a number, "fill" (as many as the context holds), or "margin:NATS".
+        keep: how many segments: a number, "fill" (as many as the context holds), "margin:NATS", or "passages": the best
+            segments are read again in passages, of which the context holds the best (for answers in several places).
         neighbours: also take this many segments on each side of a chosen one.
         keep_head: always take the text's first segment.
         max_new_tokens: the answer's greatest length.
@@ -138,11 +140,24 @@ def answer(
         ranks=ranks,
         **cutting,
     )
-    seconds["score"] = scores.seconds
+    ranked = scores
+    if keep.passages:
+        ranked = score_passages(
+            lm,
+            tokens,
+            scores,
+            budget,
+            answer_prefix=answer_prefix,
+            batch=batch,
+            progress=progress,
+            forward=forward,
+            ranks=ranks,
+        )
+    seconds["score"] = scores.seconds + (ranked.seconds if keep.passages else 0.0)
     given = None
     if ranks.first:
-        chosen = pick(scores.values, scores.segments, budget, keep, neighbours, keep_head)
-        given = _read_chosen(lm, prompt, tokens, scores, chosen, max_new_tokens, seconds, stream)
+        chosen = pick(ranked.values, ranked.segments, budget, keep, neighbours, keep_head)
+        given = _read_chosen(lm, prompt, tokens, scores, ranked, chosen, max_new_tokens, seconds, stream)
         given = replace(given, scores=None)  # every rank has them
     given = ranks.agree(given, "answer")
     return replace(given, scores=scores)
@@ -169,8 +184,13 @@ def answer_from(
     """
     prompt = build_prompt(lm.tokenizer, scores.asked, answer_prefix)
     budget = room_for_text(lm, prompt, max_new_tokens)
-    chosen = pick(scores.values, scores.segments, budget, parse_keep(keep), neighbours, keep_head)
-    return _read_chosen(lm, prompt, tokens, scores, chosen, max_new_tokens, {"score": scores.seconds}, stream)
+    keep = parse_keep(keep)
+    ranked, seconds = scores, scores.seconds
+    if keep.passages:
+        ranked = score_passages(lm, tokens, scores, budget, answer_prefix=answer_prefix)
+        seconds += ranked.seconds
+    chosen = pick(ranked.values, ranked.segments, budget, keep, neighbours, keep_head)
+    return _read_chosen(lm, prompt, tokens, scores, ranked, chosen, max_new_tokens, {"score": seconds}, stream)
 
 
 def room_for_text(lm: LanguageModel, prompt: Prompt, max_new_tokens: int) -> int:
@@ -196,13 +216,15 @@ def _read_chosen(
     prompt: Prompt,
     tokens: Tokens,
     scores: Scores,
+    ranked: Scores,
     chosen: list[int],
     max_new_tokens: int,
     seconds: dict[str, float],
     stream: Callable[[str], None] | None,
 ) -> Answer:
-    segments = [scores.segments[i] for i in chosen]
-    values = scores.values
+    """Read the chosen of what was ranked: the segments that were scored, or passages of them."""
+    segments = [ranked.segments[i] for i in chosen]
+    values = ranked.values
     used = tuple(
         Used(part.char_start, part.char_end, float(value) if np.isfinite(value) else None)
         for part, value in ((part, values[part.index]) for part in segments)

@@ -18,14 +18,17 @@ class Keep:
     Attributes:
         count: at most this many; None = as many as fit.
         margin: only those whose score is within this many nats of the best; None = any.
+        passages: not whole segments but passages of them (`npukv.relevance.passages`).
     """
 
     count: int | None = 1
     margin: float | None = None
+    passages: bool = False
 
 
 def parse_keep(value: int | str | Keep) -> Keep:
-    """ "4" or 4: the best four; "fill": as many as fit; "margin:0.5": those within 0.5 nats of the best.
+    """ "4" or 4: the best four; "fill": as many as fit; "margin:0.5": those within 0.5 nats of the best; "passages": as
+    many passages of the best as fit.
 
     Raises:
         InputError: anything else.
@@ -37,6 +40,8 @@ def parse_keep(value: int | str | Keep) -> Keep:
     try:
         if kind == "fill" and not amount:
             return Keep(count=None)
+        if kind == "passages" and not amount:
+            return Keep(count=None, passages=True)
         if kind == "margin" and float(amount) >= 0:
             return Keep(count=None, margin=float(amount))
         if int(text) >= 1:
@@ -44,7 +49,8 @@ def parse_keep(value: int | str | Keep) -> Keep:
     except ValueError:
         pass
     raise InputError(
-        f"got keep {value!r}, expected a number of segments (1 or more), fill, or margin:NATS such as margin:0.5"
+        f"got keep {value!r}, expected a number of segments (1 or more), fill, passages, or margin:NATS such as "
+        "margin:0.5"
     )
 
 

@@ -94,6 +94,9 @@ def test_xl3m_reads_the_segments_its_measure_ranks_first(llama: Any, text: str) 
     filled = sum(end - start for start, end in find_method("xl3m:first:fill")(case, 0).spans)
     segment = case.segments[0].end - case.segments[0].start
     assert case.room(0) - segment < filled <= case.room(0)
+    parts = find_method("xl3m:question:passages")(case, 0)
+    assert case.room(0) - segment // 3 < sum(end - start for start, end in parts.spans) <= case.room(0)
+    assert parts.ranking is not None and parts.ranking.tolist() == case.scores[0].by("question").argsort().tolist()
 
 
 def test_questions_share_the_reading_and_get_the_scores_they_get_alone(llama: Any, text: str) -> None:
@@ -131,7 +134,8 @@ def test_evidence_cut_by_a_border_counts_where_most_of_it_lies(llama: Any, text:
 
 
 @pytest.mark.parametrize(
-    "name", ["none", "full:2", "bm25:first:2", "bm25:0", "bm25:margin:0.5", "xl3m:best", "xl3m:first:x"]
+    "name",
+    ["none", "full:2", "bm25:first:2", "bm25:0", "bm25:margin:0.5", "bm25:passages", "xl3m:best", "xl3m:first:x"],
 )
 def test_unknown_methods_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="got"):

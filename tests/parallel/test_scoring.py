@@ -62,8 +62,9 @@ def test_the_same_bits_for_any_number_of_ranks(
             assert set(counted.values()) == {1}
 
 
-def test_the_same_answer_on_every_rank(llama: Any, text: str, start: Callable[..., Any]) -> None:
-    options: dict[str, Any] = {**OPTIONS, "max_new_tokens": 8, "keep": 2}
+@pytest.mark.parametrize("keep", [2, "passages"])
+def test_the_same_answer_on_every_rank(llama: Any, text: str, start: Callable[..., Any], keep: int | str) -> None:
+    options: dict[str, Any] = {**OPTIONS, "max_new_tokens": 8, "keep": keep}
     expected = npukv.answer(llama, text, QUESTIONS[0], **options)
     said: list[str] = []
 

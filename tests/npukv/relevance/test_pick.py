@@ -143,6 +143,7 @@ def test_merge_is_the_union(pieces: list[tuple[int, int]]) -> None:
         (" 12 ", Keep(12)),
         ("fill", Keep(None)),
         ("margin:0.5", Keep(None, 0.5)),
+        ("passages", Keep(None, passages=True)),
         ("margin:0", Keep(None, 0.0)),
         (Keep(2, 1.0), Keep(2, 1.0)),
     ],
@@ -152,7 +153,23 @@ def test_parse_keep(given_as: int | str | Keep, keep: Keep) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "0", 0, -1, "-4", "1.5", "all", "fill:3", "margin", "margin:", "margin:-1", "margin:x", "margin:nan"]
+    "wrong",
+    [
+        "",
+        "0",
+        0,
+        -1,
+        "-4",
+        "1.5",
+        "all",
+        "fill:3",
+        "passages:3",
+        "margin",
+        "margin:",
+        "margin:-1",
+        "margin:x",
+        "margin:nan",
+    ],
 )
 def test_unreadable_keep_is_refused(wrong: int | str) -> None:
     with pytest.raises(InputError, match="expected a number of segments") as error:

@@ -1,0 +1,75 @@
+"""A second look at the best segments, in passages: for answers whose parts lie in several places."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from npukv.language_model import LanguageModel
+from npukv.parallel.ranks import ALONE, Ranks
+from npukv.relevance.cut import starts_of
+from npukv.relevance.pick import merge
+from npukv.relevance.plan import make_plan
+from npukv.relevance.scores import Scores
+from npukv.text import Tokens
+
+if TYPE_CHECKING:
+    from npukv.relevance.fast_forward import FastForward
+    from npukv.relevance.score import Progress
+
+#: Passages of a segment, and what of one its neighbour holds too.
+PARTS, OVERLAP = 3, 4
+#: Segments looked at again: so many times what the context holds, but at least some.
+TIMES, FEWEST = 4, 16
+
+
+def score_passages(
+    lm: LanguageModel,
+    tokens: Tokens,
+    scores: Scores,
+    budget: int,
+    *,
+    answer_prefix: str = "",
+    batch: int | None = None,
+    progress: Progress | None = None,
+    forward: str | FastForward = "auto",
+    ranks: Ranks = ALONE,
+) -> Scores:
+    """Scores of the passages of the best segments, by the same measure; those of all others are infinite.
+
+    A context holds few segments, and most of a segment is beside the point. Of four times as many segments as fit (16
+    at least) it holds all the passages that matter: thirds of a segment that overlap by a quarter.
+
+    Args:
+        tokens: the text the scores are of.
+        scores: from `npukv.score_segments`.
+        budget: tokens of text the context has room for.
+        The rest: see `npukv.score_segments`.
+    """
+    from npukv.relevance.score import score_plan
+
+    length = scores.segments[0].end - scores.segments[0].start
+    passage = max(1, length // PARTS)
+    values = scores.values
+    best = scores.ranking()[: max(FEWEST, TIMES * (budget // length))]
+    spans = merge([scores.segments[int(i)] for i in best if np.isfinite(values[i])])
+    plan = make_plan(
+        lm,
+        tokens,
+        (scores.asked,),
+        segment=passage,
+        overlap=passage // OVERLAP,
+        measure=scores.measure,
+        horizon=scores.entropies.shape[1],
+        answer_prefix=answer_prefix,
+    )
+    middles = starts_of(plan.segments) + passage // 2  # [n]
+    ends = np.array([end for _, end in spans])
+    begins = np.array([start for start, _ in spans])
+    near = np.minimum(np.searchsorted(ends, middles, side="right"), len(spans) - 1)
+    only = np.flatnonzero((begins[near] <= middles) & (middles < ends[near]))
+    [found] = score_plan(
+        lm, plan, scores.measure, only=only, batch=batch, progress=progress, forward=forward, ranks=ranks
+    )
+    return found

@@ -1,0 +1,68 @@
+"""The second look: passages of the best segments, scored like segments, and no others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import npukv
+from npukv.relevance.answer import answer_from
+from npukv.relevance.passages import FEWEST, TIMES, score_passages
+from npukv.text import tokenize
+
+QUESTION = "Who went up?"
+
+
+@pytest.mark.parametrize(("length", "overlap", "measure"), [(24, 4, "certainty+question+words"), (36, 0, "first")])
+def test_passages_of_the_best_segments_have_the_scores_they_have_alone(
+    llama: Any, text: str, length: int, overlap: int, measure: str
+) -> None:
+    tokens = tokenize(llama.tokenizer, text)
+    scores = npukv.score_segments(llama, tokens, QUESTION, segment=length, overlap=overlap, measure=measure)
+    budget = 2 * length
+    found = score_passages(llama, tokens, scores, budget)
+    passage = length // 3
+    alone = npukv.score_segments(llama, tokens, QUESTION, segment=passage, overlap=passage // 4, measure=measure)
+    looked = np.flatnonzero(np.isfinite(found.values))
+    assert [(s.start, s.end) for s in found.segments] == [(s.start, s.end) for s in alone.segments]
+    np.testing.assert_allclose(found.values[looked], alone.values[looked], atol=1e-4)
+    best = scores.ranking()[: max(FEWEST, TIMES * 2)]
+    assert len(best) < len(scores)
+    inside = np.zeros(len(tokens), dtype=bool)
+    for i in best:
+        inside[scores.segments[int(i)].start : scores.segments[int(i)].end] = True
+    assert looked.tolist() == [s.index for s in found.segments if inside[s.start + passage // 2]]
+
+
+def test_passages_of_what_a_shortlist_left_out_are_left_out(llama: Any, text: str) -> None:
+    tokens = tokenize(llama.tokenizer, text)
+    options: dict[str, Any] = {"segment": 30, "overlap": 0, "mode": "words", "shortlist": 2}
+    scores = npukv.score_segments(llama, tokens, QUESTION, **options)
+    found = score_passages(llama, tokens, scores, 200)
+    chosen = np.flatnonzero(np.isfinite(found.values))
+    middles = {(found.segments[int(i)].start + 5) // 30 for i in chosen}
+    assert middles == set(np.flatnonzero(np.isfinite(scores.values)).tolist())
+
+
+def test_answers_from_the_best_passages_in_the_texts_order(llama: Any, text: str) -> None:
+    tokens = tokenize(llama.tokenizer, text)
+    options: dict[str, Any] = {"keep": "passages", "max_new_tokens": 8}
+    given = npukv.answer(llama, tokens, QUESTION, segment=40, overlap=8, **options)
+    assert given.scores is not None and len(given.scores.segments) == given.tokens["segments"]
+    room = llama.context - given.tokens["key_context"]
+    found = score_passages(llama, tokens, given.scores, llama.context - 8 - len(_prompt(llama)))
+    places = [next(s.index for s in found.segments if s.char_start == part.start) for part in given.segments]
+    assert places == sorted(places) and len(places) > llama.context // 40
+    assert sorted(places) == sorted(found.ranking()[: len(places)].tolist())
+    assert [part.score for part in given.segments] == pytest.approx(found.values[places].tolist(), abs=1e-4)
+    assert 8 <= room < 8 + 40 // 3  # no further passage fits
+    again = answer_from(llama, tokens, given.scores, **options)
+    assert (again.text, [part.start for part in again.segments]) == (given.text, [p.start for p in given.segments])
+
+
+def _prompt(lm: Any) -> Any:
+    from npukv.prompt import build_prompt
+
+    return build_prompt(lm.tokenizer, QUESTION)
