@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from npukv.relevance.fast_forward import FastForward
     from npukv.relevance.score import Progress
 
-#: Passages of a segment, and what of one its neighbour holds too.
-PARTS, OVERLAP = 3, 4
+#: Passages of a segment, and what of one its neighbour holds too: a half, for smaller ones cut facts in two.
+PARTS, OVERLAP = 2, 2
 #: Segments looked at again: so many times what the context holds, but at least some.
 TIMES, FEWEST = 4, 16
 
@@ -39,7 +39,7 @@ def score_passages(
     """Scores of the passages of the best segments, by the same measure; those of all others are infinite.
 
     A context holds few segments, and most of a segment is beside the point. Of four times as many segments as fit (16
-    at least) it holds all the passages that matter: thirds of a segment that overlap by a quarter.
+    at least) it holds all the passages that matter: halves of a segment that overlap by half.
 
     Args:
         tokens: the text the scores are of.

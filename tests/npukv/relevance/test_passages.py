@@ -9,7 +9,7 @@ import pytest
 
 import npukv
 from npukv.relevance.answer import answer_from
-from npukv.relevance.passages import FEWEST, TIMES, score_passages
+from npukv.relevance.passages import FEWEST, OVERLAP, PARTS, TIMES, score_passages
 from npukv.text import tokenize
 
 QUESTION = "Who went up?"
@@ -23,8 +23,8 @@ def test_passages_of_the_best_segments_have_the_scores_they_have_alone(
     scores = npukv.score_segments(llama, tokens, QUESTION, segment=length, overlap=overlap, measure=measure)
     budget = 2 * length
     found = score_passages(llama, tokens, scores, budget)
-    passage = length // 3
-    alone = npukv.score_segments(llama, tokens, QUESTION, segment=passage, overlap=passage // 4, measure=measure)
+    passage = length // PARTS
+    alone = npukv.score_segments(llama, tokens, QUESTION, segment=passage, overlap=passage // OVERLAP, measure=measure)
     looked = np.flatnonzero(np.isfinite(found.values))
     assert [(s.start, s.end) for s in found.segments] == [(s.start, s.end) for s in alone.segments]
     np.testing.assert_allclose(found.values[looked], alone.values[looked], atol=1e-4)
@@ -42,7 +42,7 @@ def test_passages_of_what_a_shortlist_left_out_are_left_out(llama: Any, text: st
     scores = npukv.score_segments(llama, tokens, QUESTION, **options)
     found = score_passages(llama, tokens, scores, 200)
     chosen = np.flatnonzero(np.isfinite(found.values))
-    middles = {(found.segments[int(i)].start + 5) // 30 for i in chosen}
+    middles = {(found.segments[int(i)].start + 30 // PARTS // 2) // 30 for i in chosen}
     assert middles == set(np.flatnonzero(np.isfinite(scores.values)).tolist())
 
 
@@ -57,7 +57,7 @@ def test_answers_from_the_best_passages_in_the_texts_order(llama: Any, text: str
     assert places == sorted(places) and len(places) > llama.context // 40
     assert sorted(places) == sorted(found.ranking()[: len(places)].tolist())
     assert [part.score for part in given.segments] == pytest.approx(found.values[places].tolist(), abs=1e-4)
-    assert 8 <= room < 8 + 40 // 3  # no further passage fits
+    assert 8 <= room < 8 + 40 // PARTS  # no further passage fits
     again = answer_from(llama, tokens, given.scores, **options)
     assert (again.text, [part.start for part in again.segments]) == (given.text, [p.start for p in given.segments])
 
