@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,12 +65,21 @@ def score_passages(
         horizon=scores.entropies.shape[1],
         answer_prefix=answer_prefix,
     )
-    middles = starts_of(plan.segments) + passage // 2  # [n]
-    ends = np.array([end for _, end in spans])
-    begins = np.array([start for start, _ in spans])
-    near = np.minimum(np.searchsorted(ends, middles, side="right"), len(spans) - 1)
-    only = np.flatnonzero((begins[near] <= middles) & (middles < ends[near]))
+    only = lying_in(starts_of(plan.segments), passage, spans)
     [found] = score_plan(
         lm, plan, scores.measure, only=only, batch=batch, progress=progress, forward=forward, ranks=ranks
     )
     return found
+
+
+def lying_in(starts: np.ndarray, length: int, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Which windows of one length have their middle in one of the spans [start, end), ascending, int64 [m].
+
+    Args:
+        starts: first tokens of the windows, int64 [n].
+        spans: ascending, apart from one another.
+    """
+    middles = starts + length // 2
+    begins, ends = np.array(spans, dtype=np.int64).reshape(-1, 2).T
+    near = np.minimum(np.searchsorted(ends, middles, side="right"), len(ends) - 1)
+    return np.flatnonzero((begins[near] <= middles) & (middles < ends[near]))

@@ -6,13 +6,35 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import npukv
 from npukv.relevance.answer import answer_from
-from npukv.relevance.passages import FEWEST, OVERLAP, PARTS, TIMES, score_passages
+from npukv.relevance.cut import cut
+from npukv.relevance.passages import FEWEST, OVERLAP, PARTS, TIMES, lying_in, score_passages
 from npukv.text import tokenize
 
 QUESTION = "Who went up?"
+
+
+@given(st.integers(1, 400), st.integers(1, 60), st.data())
+def test_passages_lie_in_the_segments_and_each_segment_has_some(tokens: int, length: int, data: Any) -> None:
+    segments = cut(tokens, length, data.draw(st.integers(0, length - 1)))
+    chosen = data.draw(st.sets(st.sampled_from(segments), min_size=1))
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted(chosen):
+        if spans and start <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+        else:
+            spans.append((start, end))
+    size = min(max(1, length // PARTS), tokens)
+    windows = cut(tokens, size, size // OVERLAP)
+    found = lying_in(np.array([start for start, _ in windows]), size, spans).tolist()
+    held = {token for start, end in spans for token in range(start, end)}
+    assert found == [i for i, (start, _) in enumerate(windows) if start + size // 2 in held]
+    for start, end in chosen:
+        assert any(start <= windows[i][0] + size // 2 < end for i in found)
 
 
 @pytest.mark.parametrize(("length", "overlap", "measure"), [(24, 4, "certainty+question+words"), (36, 0, "first")])
@@ -49,17 +71,17 @@ def test_passages_of_what_a_shortlist_left_out_are_left_out(llama: Any, text: st
 def test_answers_from_the_best_passages_in_the_texts_order(llama: Any, text: str) -> None:
     tokens = tokenize(llama.tokenizer, text)
     options: dict[str, Any] = {"keep": "passages", "max_new_tokens": 8}
-    given = npukv.answer(llama, tokens, QUESTION, segment=40, overlap=8, **options)
-    assert given.scores is not None and len(given.scores.segments) == given.tokens["segments"]
-    room = llama.context - given.tokens["key_context"]
-    found = score_passages(llama, tokens, given.scores, llama.context - 8 - len(_prompt(llama)))
-    places = [next(s.index for s in found.segments if s.char_start == part.start) for part in given.segments]
+    said = npukv.answer(llama, tokens, QUESTION, segment=40, overlap=8, **options)
+    assert said.scores is not None and len(said.scores.segments) == said.tokens["segments"]
+    room = llama.context - said.tokens["key_context"]
+    found = score_passages(llama, tokens, said.scores, llama.context - 8 - len(_prompt(llama)))
+    places = [next(s.index for s in found.segments if s.char_start == part.start) for part in said.segments]
     assert places == sorted(places) and len(places) > llama.context // 40
     assert sorted(places) == sorted(found.ranking()[: len(places)].tolist())
-    assert [part.score for part in given.segments] == pytest.approx(found.values[places].tolist(), abs=1e-4)
+    assert [part.score for part in said.segments] == pytest.approx(found.values[places].tolist(), abs=1e-4)
     assert 8 <= room < 8 + 40 // PARTS  # no further passage fits
-    again = answer_from(llama, tokens, given.scores, **options)
-    assert (again.text, [part.start for part in again.segments]) == (given.text, [p.start for p in given.segments])
+    again = answer_from(llama, tokens, said.scores, **options)
+    assert (again.text, [part.start for part in again.segments]) == (said.text, [p.start for p in said.segments])
 
 
 def _prompt(lm: Any) -> Any:
