@@ -185,6 +185,7 @@ def score(
 
     import numpy as np
 
+    from npukv.errors import InputError
     from npukv.language_model import load
     from npukv.parallel.ranks import join
     from npukv.relevance.answer import KEEP
@@ -198,6 +199,8 @@ def score(
     from npukv.relevance.words import word_shares
 
     wanted = parse_keep(keep or KEEP)
+    if wanted.passages:
+        raise InputError("got --keep passages, expected a number, fill or margin:NATS; passages are for npukv ask")
     if plot is not None:
         check_plot(plot)
     parts = []

@@ -39,9 +39,7 @@ class Substitutes:
     """Exchanges words of ``forms`` for others with the same ending, of the forms or of ``words``: one of ``shares`` of
     them; things for any of the words in a share ``unlike`` of cases."""
 
-    def __init__(
-        self, forms: Iterable[str], words: list[str], shares: Sequence[float] = (0.15, 0.4, 0.8), unlike: float = 0.4
-    ):
+    def __init__(self, forms: Iterable[str], words: list[str], shares: Sequence[float], unlike: float):
         self.shares, self.unlike = shares, unlike
         counts = Counter(word for form in forms for word in PLAIN_WORD.findall(form) if exchangeable(word))
         self.kept = {word for word, _ in counts.most_common(COMMON)} - THINGS

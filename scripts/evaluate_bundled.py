@@ -302,6 +302,9 @@ def main() -> None:
     chosen = arguments()
     chosen.out.mkdir(parents=True, exist_ok=True)
     parts = chosen.parts.split(",")
+    names = [name for name in find_tasks(chosen.tasks.split(",")) if name.startswith("ruler-")]
+    if "d" in parts and not names:
+        sys.exit(f"got --tasks {chosen.tasks}, which names none of RULER's: add ruler-*, or leave d out of --parts")
     n, ruler_n, segments, long_tokens, each, ruler_tokens = chosen.n, chosen.ruler_n, 256, 20_000_000, 5, 131_072
     if chosen.quick:
         n, ruler_n, segments, long_tokens, each, ruler_tokens = 4, 1, 12, 20_000, 1, 8_192
@@ -342,7 +345,6 @@ def main() -> None:
             files = sorted((chosen.data / "classics").glob("train_*.jsonl.xz"))
             far = spare.apply_async(make_long_text, (files, long_tokens, each))
         if "d" in parts:
-            names = [name for name in find_tasks(chosen.tasks.split(",")) if name.startswith("ruler-")]
             seeds = range(chosen.ruler_from, chosen.ruler_from + ruler_n)
             deep = pool.imap(make_task, [(name, ruler_tokens, seed) for seed in seeds for name in names])
 

@@ -140,7 +140,7 @@ def answer(
         ranks=ranks,
         **cutting,
     )
-    ranked = scores
+    ranked, seconds["score"] = scores, scores.seconds
     if keep.passages:
         ranked = score_passages(
             lm,
@@ -153,7 +153,7 @@ def answer(
             forward=forward,
             ranks=ranks,
         )
-    seconds["score"] = scores.seconds + (ranked.seconds if keep.passages else 0.0)
+        seconds["score"] += ranked.seconds
     given = None
     if ranks.first:
         chosen = pick(ranked.values, ranked.segments, budget, keep, neighbours, keep_head)

@@ -47,6 +47,13 @@ def score_passages(
         scores: from `npukv.score_segments`.
         budget: tokens of text the context has room for.
         The rest: see `npukv.score_segments`.
+
+    Returns:
+        Scores of all the text's passages, by `scores`' measure, in nats; infinite where a passage was not read. The
+        second look is npukv's own: XL3M (arXiv 2405.17755) answers from whole segments.
+
+    Raises:
+        ModelError: the model gives NaN.
     """
     from npukv.relevance.score import score_plan
 

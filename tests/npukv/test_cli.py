@@ -319,6 +319,15 @@ def test_bad_plot_is_refused_before_scoring(run: Run, model: Path, book: Path, t
     assert plot.split("/")[-1] in err
 
 
+def test_passages_are_not_scored_alone(run: Run, model: Path, book: Path, tmp_path: Path) -> None:
+    """Marking whole segments in their place would show what nothing was answered from."""
+    code, out, err = run("score", book, *options(model), "--keep", "passages", "--run", tmp_path / "run")
+    assert (code, out) == (2, "") and not (tmp_path / "run").exists()
+    assert "got --keep passages, expected a number, fill or margin:NATS; passages are for npukv ask" in err
+    code, out, err = run("ask", book, *options(model), "--keep", "passages")
+    assert code == 0 and out.strip()
+
+
 def test_directory_of_another_run(run: Run, model: Path, book: Path, tmp_path: Path) -> None:
     assert run("ask", book, *options(model), "--run", tmp_path / "run")[0] == 0
     book.write_text("Now another " * 300)

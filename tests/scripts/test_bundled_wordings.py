@@ -14,6 +14,8 @@ import bundled_clauses
 import bundled_substitutes
 import bundled_wordings
 
+FEW = (0.15, 0.4, 0.8), 0.4  # what a mix says of exchanged words unless it says more
+
 
 def test_written_forms_have_the_fields_of_their_section() -> None:
     """A statement says all of a fact; a question and the beginning of an answer never hold the value."""
@@ -42,7 +44,7 @@ def test_written_forms_have_the_fields_of_their_section() -> None:
 def test_exchanged_words_leave_fields_and_build() -> None:
     common = ["every word of this form will stand often"] * 400
     forms = [*common, "The {a} of {k}, painted quickly on 12 barrels, {past} {v}!", "a walrus sang loudly"]
-    substitutes = bundled_substitutes.Substitutes(forms, ["walked", "gladly", "stones"])
+    substitutes = bundled_substitutes.Substitutes(forms, ["walked", "gladly", "stones"], *FEW)
     substitutes.kept = {"every", "word"}
     rng, seen = random.Random(0), set()
     for _ in range(300):
@@ -59,7 +61,7 @@ def test_exchanged_words_leave_fields_and_build() -> None:
 
 def test_an_exchanged_word_is_the_same_throughout_and_things_are_always_exchanged() -> None:
     forms = [*["the lantern is here and every word stays"] * 400, "not a zebra, says he: the zebra is a dog"]
-    substitutes = bundled_substitutes.Substitutes(forms, ["pebble", "stones", "walked"])
+    substitutes = bundled_substitutes.Substitutes(forms, ["pebble", "stones", "walked"], *FEW)
     assert "lantern" not in substitutes.kept and "every" in substitutes.kept
     substitutes.kept = {"says"}
     rng, seen = random.Random(0), set()

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import npukv
 from npukv.relevance.answer import answer_from
-from npukv.relevance.cut import cut
+from npukv.relevance.cut import Segment, cut
 from npukv.relevance.passages import FEWEST, OVERLAP, PARTS, TIMES, lying_in, score_passages
+from npukv.relevance.pick import merge
 from npukv.text import tokenize
 
 QUESTION = "Who went up?"
@@ -22,12 +23,7 @@ QUESTION = "Who went up?"
 def test_passages_lie_in_the_segments_and_each_segment_has_some(tokens: int, length: int, data: Any) -> None:
     segments = cut(tokens, length, data.draw(st.integers(0, length - 1)))
     chosen = data.draw(st.sets(st.sampled_from(segments), min_size=1))
-    spans: list[tuple[int, int]] = []
-    for start, end in sorted(chosen):
-        if spans and start <= spans[-1][1]:
-            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
-        else:
-            spans.append((start, end))
+    spans = merge([Segment(0, start, end) for start, end in chosen])
     size = min(max(1, length // PARTS), tokens)
     windows = cut(tokens, size, size // OVERLAP)
     found = lying_in(np.array([start for start, _ in windows]), size, spans).tolist()
