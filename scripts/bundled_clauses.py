@@ -1,4 +1,4 @@
-"""Clauses that tell nothing of the fact, exchanged between sentences written by hand.
+"""Clauses exchanged between sentences written by hand: those that tell nothing of the fact, and those that tell a part.
 
 "Though the porter swore to lantern, the {a} of {k} is {v}." always begins and ends alike: a model learns the sentence.
 With another one's beginning it has to find what belongs together.
@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import random
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 
 MARK = re.compile(r"(?<=[,;:]) ")
+JOINTS = (
+    "and but because when while though although since so before after until unless if where who whose which that as for"
+)
+JOINT = re.compile(rf"(?<=[,;:]) | (?=(?:{'|'.join(JOINTS.split())}) )")
+FIELD = re.compile(r"\{(\w+)\}")
 QUOTED = re.compile(r"[\"“”()!?—]|'(?!s\b)")  # a clause cut out of direct speech or brackets leaves half of them behind
 
 
@@ -62,3 +68,42 @@ class Clauses:
             out.append(rng.choice(self.last))
         text = " ".join(out)
         return text[:1].upper() + text[1:]
+
+
+class Parts:
+    """The clauses of ``forms`` that hold some of their fields, to be exchanged for one another: the same fields, the
+    same place in the sentence, the same mark behind and the same word that joins them."""
+
+    def __init__(self, forms: Iterable[str], share: float = 0.4):
+        self.share = share  # of such clauses, those exchanged
+        groups: dict[tuple[object, ...], set[str]] = defaultdict(set)
+        for form in forms:
+            parts = JOINT.split(form)
+            for i, part in enumerate(parts):
+                if key := self._key(parts, i):
+                    groups[key].add(part)
+        self.groups = {key: sorted(group) for key, group in groups.items()}
+
+    def __call__(self, rng: random.Random, form: str) -> str:
+        """``form`` with some of its clauses from other forms; every field stands as often as before."""
+        parts = JOINT.split(form)
+        out = []
+        for i, part in enumerate(parts):
+            key = self._key(parts, i)
+            out.append(rng.choice(self.groups.get(key, [part])) if key and rng.random() < self.share else part)
+        return " ".join(out)
+
+    @staticmethod
+    def _key(parts: list[str], i: int) -> tuple[object, ...] | None:
+        """What clauses must share to stand for one another; None for a whole sentence, and for direct speech."""
+        part = parts[i]
+        fields = tuple(sorted(FIELD.findall(part)))
+        if len(parts) == 1 or not fields or QUOTED.search(part) or len(part.split()) > 14:
+            return None
+        first, mark = part.split()[0], part[-1]
+        return (
+            "first" if i == 0 else "last" if i == len(parts) - 1 else "middle",
+            fields,
+            mark if mark in ",;:." else "",
+            first if first in JOINTS.split() else "",
+        )

@@ -10,7 +10,7 @@ import random
 from dataclasses import replace
 
 import bundled_variety as lists
-from bundled_clauses import Clauses
+from bundled_clauses import Clauses, Parts
 from bundled_mixes import Mix
 from bundled_phrases import Phrases
 from bundled_pieces import BE
@@ -28,7 +28,9 @@ class Wide(Statements):
     def __init__(self, phrases: Phrases, words: list[str], mix: Mix):
         super().__init__(phrases, words)
         self.forms, self.written, self.varied, self.grafted = read_forms(), mix.written, mix.varied, mix.grafted
-        self.clauses = Clauses(form for name in self.forms if name.endswith("STATEMENTS") for form in self.forms[name])
+        stated = [form for name in self.forms if name.endswith("STATEMENTS") for form in self.forms[name]]
+        self.clauses, self.spliced = Clauses(stated), mix.spliced
+        self.parts = Parts(stated if mix.spliced else ())
         fillable = (name for name in self.forms if not name.startswith(("ATTRIBUTES", "VERBS")))
         fillable_forms = (form for name in fillable for form in self.forms[name])
         self.substitutes = Substitutes(fillable_forms, words, mix.exchanged, mix.unlike)
@@ -64,6 +66,8 @@ class Wide(Statements):
         form, stated = rng.choice(self.forms[name]), name.endswith("STATEMENTS")
         if self.grafted and stated and rng.random() < self.grafted:
             form = self.clauses(rng, form)
+        if self.spliced and stated and rng.random() < self.spliced:
+            form = self.parts(rng, form)
         varied = self.varied if stated else self.varied / 2  # a question is short: it loses its sense sooner
         return self.substitutes(rng, form) if varied and rng.random() < varied else form
 

@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,9 @@ def settings() -> argparse.Namespace:
     )
     parser.add_argument("--lr-matrices", type=float, default=0.02)
     parser.add_argument("--lr-embedding", type=float, default=3e-3)
+    parser.add_argument(
+        "--dropout", type=float, default=0.0, help="share of the embeddings, and of what blocks add, that is dropped"
+    )
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--check-samples", type=int, default=200)
     parser.add_argument("--check-characters", type=int, help="of each work for bits per byte; default all")
@@ -113,8 +117,10 @@ def build_model(options: argparse.Namespace) -> LlamaForCausalLM:
     return model
 
 
-def hidden_states(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+def hidden_states(model: LlamaForCausalLM, ids: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
     """The model's last hidden states, as transformers computes them, without what stands in a compiler's way.
+
+    ``dropout``: of the embeddings, and of what each block adds to them.
 
     ids: [B, T] -> [B, T, D]
     """
@@ -124,7 +130,8 @@ def hidden_states(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
     steps = torch.arange(ids.shape[1], device=ids.device, dtype=torch.float32)
     rates = base ** (-torch.arange(0, dim, 2, device=ids.device, dtype=torch.float32) / dim)
     angles = steps[:, None] * rates  # [T, dim / 2]
-    x = F.embedding(ids, model.model.embed_tokens.weight)
+    drop = partial(F.dropout, p=dropout) if dropout else (lambda y: y)
+    x = drop(F.embedding(ids, model.model.embed_tokens.weight))
     cos, sin = angles.cos(), angles.sin()
 
     def rotate(y: torch.Tensor) -> torch.Tensor:  # [B, H, T, dim]
@@ -138,18 +145,18 @@ def hidden_states(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
         k = attention.k_proj(y).unflatten(-1, (kv, dim)).transpose(1, 2)
         v = attention.v_proj(y).unflatten(-1, (kv, dim)).transpose(1, 2)
         y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True, enable_gqa=True)
-        x = x + attention.o_proj(y.transpose(1, 2).flatten(2))
+        x = x + drop(attention.o_proj(y.transpose(1, 2).flatten(2)))
         y = F.rms_norm(x, (x.shape[-1],), layer.post_attention_layernorm.weight, config.rms_norm_eps)
-        x = x + mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y))
+        x = x + drop(mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y)))
     return F.rms_norm(x, (x.shape[-1],), model.model.norm.weight, config.rms_norm_eps)
 
 
 def loss_and_parts(
-    model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor
+    model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor, dropout: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted loss, and [plain text's mean, answers' mean] in nats. ids, weights: [B, T + 1]"""
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type != "cpu"):
-        logits = F.linear(hidden_states(model, ids[:, :-1]), model.lm_head.weight)
+        logits = F.linear(hidden_states(model, ids[:, :-1], dropout), model.lm_head.weight)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten().long(), reduction="none")
     weights = weights[:, 1:].flatten()
     plain, answers = (weights == PLAIN).float(), (weights >= ANSWER // 2).float()
@@ -296,7 +303,10 @@ def learn(
             for group, lr in full:
                 group["lr"] = lr * factor
             loss, parts = compiled(
-                model, ids.to(options.device, non_blocking=True), weights.to(options.device, non_blocking=True)
+                model,
+                ids.to(options.device, non_blocking=True),
+                weights.to(options.device, non_blocking=True),
+                options.dropout,
             )
             loss.backward()
             average([parameter.grad for parameter in model.parameters() if parameter.grad is not None], ranks)

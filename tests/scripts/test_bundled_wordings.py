@@ -99,3 +99,29 @@ def test_clauses_of_other_sentences_leave_what_is_told() -> None:
     assert {
         text.removeprefix("In winter, ").removeprefix("Though the porter says lantern, ") for text in texts[FORMS[2]]
     } == {FORMS[2]}
+
+
+def test_clauses_that_tell_a_part_are_exchanged_for_such_that_tell_the_same_part() -> None:
+    forms = (
+        "On the {a} of {k}, they wrote {v}.",
+        "Of the {a} of {k}, I know it is {v}.",
+        "It is {v}, the {a} of {k}.",
+        '"The {a} of {k}," said he, "is {v}."',
+    )
+    parts, rng = bundled_clauses.Parts(forms, share=0.5), random.Random(0)
+    texts = {form: {parts(rng, form) for _ in range(200)} for form in forms}
+    mixed = {"On the {a} of {k}, I know it is {v}.", "Of the {a} of {k}, they wrote {v}."}
+    assert texts[forms[0]] == texts[forms[1]] == {*forms[:2], *mixed}
+    assert texts[forms[2]] == {forms[2]} and texts[forms[3]] == {forms[3]}  # no partner; direct speech
+
+
+def test_exchanged_parts_leave_every_written_form_its_fields() -> None:
+    forms = bundled_wordings.read_forms()
+    stated = [form for name in forms if name.endswith("STATEMENTS") for form in forms[name]]
+    parts, rng, changed = bundled_clauses.Parts(stated), random.Random(0), 0
+    some = rng.sample(stated, 3000)
+    for form in some:
+        text = parts(rng, form)
+        changed += text != form
+        assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", form)), text
+    assert changed > len(some) / 3

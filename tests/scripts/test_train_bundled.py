@@ -156,7 +156,9 @@ def test_forward_is_that_of_transformers(data: Path, tmp_path: Path) -> None:
     ids = torch.randint(0, 300, (2, 50))
     with torch.no_grad():
         got, expected = train_bundled.hidden_states(model, ids), model.model(ids).last_hidden_state
+        dropped = [train_bundled.hidden_states(model, ids, dropout=0.2) for _ in range(2)]
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(*dropped) and not torch.allclose(dropped[0], got)
 
 
 def test_orthogonalize_brings_singular_values_near_one() -> None:
@@ -320,7 +322,7 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
         bundled_check.check(knows, tokenizer, novels, only=["nonsense"], **few)
 
 
-@pytest.mark.parametrize("mix", ["wide", "written", "grafted", "coined", "fresh"])
+@pytest.mark.parametrize("mix", ["wide", "written", "grafted", "coined", "fresh", "spliced"])
 def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences, mix: str) -> None:
     wide = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, bundled_mixes.MIXES[mix])
     held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
