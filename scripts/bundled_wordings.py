@@ -7,6 +7,7 @@ tenth line is kept back from training: what the model makes of forms by the same
 
 from __future__ import annotations
 
+import string
 import zlib
 from functools import cache
 from pathlib import Path
@@ -53,8 +54,17 @@ def _held_out(section: str) -> set[str]:
 
 def shows_held_out(fact: Fact, part: str, text: str) -> bool:
     """Whether the text holds one of the held-out forms of STATEMENTS, QUESTIONS or PREFIXES with the fact's words."""
-    kind = "PLACE_" if fact.kind == "place" else "" if fact.key else "LONE_"
-    return any(fact.fill(form).lower() in text.lower() for form in getattr(templates, kind + part)["held-out"])
+    kind, text = "PLACE_" if fact.kind == "place" else "" if fact.key else "LONE_", text.lower()
+    return any(
+        _longest_piece(form) in text and fact.fill(form).lower() in text
+        for form in getattr(templates, kind + part)["held-out"]
+    )
+
+
+@cache
+def _longest_piece(form: str) -> str:
+    """Of what stands between a form's fields: where this is not, neither is the form, and nothing need be filled."""
+    return max((piece for piece, *_ in string.Formatter().parse(form)), key=len).lower()
 
 
 def ask_in_kept_back_forms() -> None:

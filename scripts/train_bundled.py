@@ -18,7 +18,6 @@ import os
 import shutil
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +56,7 @@ def settings() -> argparse.Namespace:
     parser.add_argument("--decay-steps", type=int, help="the last steps, over which rates fall to zero; default 45%%")
     parser.add_argument("--peak", type=float, help="falls to zero over --minutes from this share of the full rate")
     parser.add_argument("--write-model", type=Path, help="write the model folder of --resume's shards, and end")
-    parser.add_argument("--mean-with", type=Path, help="--write-model writes the mean with this folder's weights")
+    parser.add_argument("--mean-with", type=Path, nargs="+", help="--write-model writes the mean with these folders'")
     parser.add_argument("--minutes", type=float, default=9.0, help="training time of this call")
     parser.add_argument("--tokens", type=int, default=131072, help="per step")
     parser.add_argument("--length", type=int, default=2048, help="context; two steps in five have rows of a quarter")
@@ -70,9 +69,6 @@ def settings() -> argparse.Namespace:
     )
     parser.add_argument("--lr-matrices", type=float, default=0.02)
     parser.add_argument("--lr-embedding", type=float, default=3e-3)
-    parser.add_argument(
-        "--dropout", type=float, default=0.0, help="share of the embeddings, and of what blocks add, that is dropped"
-    )
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--check-samples", type=int, default=200)
     parser.add_argument("--check-characters", type=int, help="of each work for bits per byte; default all")
@@ -117,10 +113,8 @@ def build_model(options: argparse.Namespace) -> LlamaForCausalLM:
     return model
 
 
-def hidden_states(model: LlamaForCausalLM, ids: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
+def hidden_states(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
     """The model's last hidden states, as transformers computes them, without what stands in a compiler's way.
-
-    ``dropout``: of the embeddings, and of what each block adds to them.
 
     ids: [B, T] -> [B, T, D]
     """
@@ -130,8 +124,7 @@ def hidden_states(model: LlamaForCausalLM, ids: torch.Tensor, dropout: float = 0
     steps = torch.arange(ids.shape[1], device=ids.device, dtype=torch.float32)
     rates = base ** (-torch.arange(0, dim, 2, device=ids.device, dtype=torch.float32) / dim)
     angles = steps[:, None] * rates  # [T, dim / 2]
-    drop = partial(F.dropout, p=dropout) if dropout else (lambda y: y)
-    x = drop(F.embedding(ids, model.model.embed_tokens.weight))
+    x = F.embedding(ids, model.model.embed_tokens.weight)
     cos, sin = angles.cos(), angles.sin()
 
     def rotate(y: torch.Tensor) -> torch.Tensor:  # [B, H, T, dim]
@@ -145,18 +138,18 @@ def hidden_states(model: LlamaForCausalLM, ids: torch.Tensor, dropout: float = 0
         k = attention.k_proj(y).unflatten(-1, (kv, dim)).transpose(1, 2)
         v = attention.v_proj(y).unflatten(-1, (kv, dim)).transpose(1, 2)
         y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True, enable_gqa=True)
-        x = x + drop(attention.o_proj(y.transpose(1, 2).flatten(2)))
+        x = x + attention.o_proj(y.transpose(1, 2).flatten(2))
         y = F.rms_norm(x, (x.shape[-1],), layer.post_attention_layernorm.weight, config.rms_norm_eps)
-        x = x + drop(mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y)))
+        x = x + mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y))
     return F.rms_norm(x, (x.shape[-1],), model.model.norm.weight, config.rms_norm_eps)
 
 
 def loss_and_parts(
-    model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor, dropout: float = 0.0
+    model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted loss, and [plain text's mean, answers' mean] in nats. ids, weights: [B, T + 1]"""
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type != "cpu"):
-        logits = F.linear(hidden_states(model, ids[:, :-1], dropout), model.lm_head.weight)
+        logits = F.linear(hidden_states(model, ids[:, :-1]), model.lm_head.weight)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten().long(), reduction="none")
     weights = weights[:, 1:].flatten()
     plain, answers = (weights == PLAIN).float(), (weights >= ANSWER // 2).float()
@@ -303,10 +296,7 @@ def learn(
             for group, lr in full:
                 group["lr"] = lr * factor
             loss, parts = compiled(
-                model,
-                ids.to(options.device, non_blocking=True),
-                weights.to(options.device, non_blocking=True),
-                options.dropout,
+                model, ids.to(options.device, non_blocking=True), weights.to(options.device, non_blocking=True)
             )
             loss.backward()
             average([parameter.grad for parameter in model.parameters() if parameter.grad is not None], ranks)
@@ -376,12 +366,12 @@ def write_model(options: argparse.Namespace) -> None:
     """The model folder from shards that came back without it."""
     model = build_model(options)
     load_shards(model, options.resume)
-    if options.mean_with:
+    for number, folder in enumerate(options.mean_with or (), start=2):
         other = build_model(options)
-        load_shards(other, options.mean_with)
+        load_shards(other, folder)
         with torch.no_grad():
             for mine, its in zip(model.parameters(), other.parameters(), strict=True):
-                mine.lerp_(its, 0.5)
+                mine.lerp_(its, 1 / number)
     save_model(model, options.data, options.write_model, options.length)
     shutil.copyfile(options.resume / "training.jsonl", options.write_model / "training.jsonl")
 

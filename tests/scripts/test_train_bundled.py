@@ -156,9 +156,7 @@ def test_forward_is_that_of_transformers(data: Path, tmp_path: Path) -> None:
     ids = torch.randint(0, 300, (2, 50))
     with torch.no_grad():
         got, expected = train_bundled.hidden_states(model, ids), model.model(ids).last_hidden_state
-        dropped = [train_bundled.hidden_states(model, ids, dropout=0.2) for _ in range(2)]
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(*dropped) and not torch.allclose(dropped[0], got)
 
 
 def test_orthogonalize_brings_singular_values_near_one() -> None:
@@ -214,20 +212,20 @@ def test_shards_alone_are_enough_to_go_on(data: Path, tmp_path: Path, monkeypatc
         bundled_shards.load_shards(other, tmp_path / "first")
 
 
-def test_the_mean_of_two_trainings(data: Path, tmp_path: Path) -> None:
+def test_the_mean_of_trainings(data: Path, tmp_path: Path) -> None:
     models = []
-    for name in ("one", "two"):
+    for name in ("one", "two", "three"):
         model = train_bundled.build_model(options(data, tmp_path))
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         bundled_shards.save_shards(model, tmp_path / name)
         models.append(model)
     (tmp_path / "one" / "training.jsonl").write_text("{}\n")
-    folders = ["--resume", str(tmp_path / "one"), "--mean-with", str(tmp_path / "two")]
+    folders = ["--resume", str(tmp_path / "one"), "--mean-with", str(tmp_path / "two"), str(tmp_path / "three")]
     train_bundled.write_model(options(data, tmp_path, *folders, "--write-model", str(tmp_path / "mean")))
     mean = AutoModelForCausalLM.from_pretrained(tmp_path / "mean", dtype=torch.float32)
-    for one, two, both in zip(*(model.parameters() for model in (*models, mean)), strict=True):
-        torch.testing.assert_close(both, (one + two) / 2, atol=0, rtol=2**-8)  # written in bfloat16
+    for one, two, three, got in zip(*(model.parameters() for model in (*models, mean)), strict=True):
+        torch.testing.assert_close(got, (one + two + three) / 3, atol=1e-6, rtol=2**-8)  # written in bfloat16
 
 
 @pytest.mark.parametrize("given, told", [(["--mean-with", "A"], "--write-model"), (["--write-model", "A"], "--resume")])
