@@ -72,7 +72,7 @@ def draw_fact(
     A pass key has no key ("The pass key is 12345.") unless one is given.
 
     Raises:
-        InputError: unknown kind or split.
+        InputError: unknown kind or split; no words but the question's.
     """
     check_split(split)
     if kind not in KINDS:
@@ -90,6 +90,8 @@ def draw_fact(
             if key
             else (forms.LONE_STATEMENTS, forms.LONE_QUESTIONS, forms.LONE_PREFIXES)
         )
+    if drawn and kind in ("word", "place") and set(words) <= {attribute, *key.split("-")}:
+        raise InputError(f"got {len(words)} words, all of them in the question ({key}, {attribute}): give more words")
     while value is None or (drawn and value in (attribute, *key.split("-"))):
         value = draw_value(rng, kind, words)
     statement, question, prefix = (

@@ -190,6 +190,8 @@ def test_gaps_are_ends_of_sentences() -> None:
 def test_bad_input_is_refused() -> None:
     with pytest.raises(InputError, match="one of number, pass key, word, place"):
         needles(TEXT, "colour")
+    with pytest.raises(InputError, match="all of them in the question"):  # and does not draw for ever
+        draw_fact(random.Random(0), "word", ["oak", "river"], key="oak-river")
     with pytest.raises(InputError, match="split 'test' is unknown"):
         needles(TEXT, "number", split="test")
     with pytest.raises(InputError, match="at least 32"):

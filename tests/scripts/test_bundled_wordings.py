@@ -14,6 +14,8 @@ import bundled_clauses
 import bundled_substitutes
 import bundled_wordings
 
+from npukv.evaluation.facts import KINDS, draw_fact
+
 FEW = (0.15, 0.4, 0.8), 0.4  # what a mix says of exchanged words unless it says more
 
 
@@ -39,6 +41,19 @@ def test_written_forms_have_the_fields_of_their_section() -> None:
             if not section.endswith("PREFIXES"):
                 assert "t" in fields if place else "a" in fields, form
                 assert alone or {"k", "K"} & set(fields), form
+
+
+def test_held_out_forms_are_known_in_any_text() -> None:
+    rng = random.Random(0)
+    for i in range(200):
+        kind = KINDS[i % 4]
+        held, other = (
+            draw_fact(rng, kind, ["oak", "river", "stone", "gate", "lamp", "rope"], split)
+            for split in ("held-out", "train")
+        )
+        for part, text in (("STATEMENTS", held.statement), ("QUESTIONS", held.question), ("PREFIXES", held.prefix)):
+            assert bundled_wordings.shows_held_out(held, part, f"Well, {text.upper()} and so on"), text
+            assert not bundled_wordings.shows_held_out(other, part, "nothing of the kind")
 
 
 def test_exchanged_words_leave_fields_and_build() -> None:
