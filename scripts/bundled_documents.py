@@ -28,6 +28,7 @@ class Documents:
 
     def __init__(self, tokens: np.ndarray, tokenizer, mix: Mix):  # type: ignore[no-untyped-def]
         self.mix, self.tokens, self.tokenizer = mix, tokens, tokenizer
+        self.ahead = 0  # of a document's questions, so many stand before its context, too
         # A token ends a sentence when its text ends in . ! ? or closing quotes after them.
         texts = [tokenizer.decode([i]).rstrip("\"'”’)") for i in range(tokenizer.get_vocab_size())]
         self.ends_sentence = np.array([text[-1:] in (".", "!", "?") for text in texts])
@@ -61,7 +62,10 @@ class Documents:
 
     def _join(self, context: list[int], asked: list[Asked]) -> tuple[list[int], list[int]]:
         tail, weights = self._tail(asked)
-        return [BOS, *context, *tail], [self.mix.body] * (len(context) + 1) + weights
+        # No weight: nothing says what will be asked.
+        ahead = [i for each in asked[: self.ahead] for i in self.ids(f"Question: {each.question}\n")]
+        body = [self.mix.body] * (len(context) + 1)
+        return [BOS, *ahead, *context, *tail], [body[0], *[0] * len(ahead), *body[1:], *weights]
 
     def _splice(
         self, rng: random.Random, body: list[int], pieces: list[list[int]], ordered: bool = False

@@ -90,9 +90,10 @@ def draw_fact(
             if key
             else (forms.LONE_STATEMENTS, forms.LONE_QUESTIONS, forms.LONE_PREFIXES)
         )
-    if drawn and kind in ("word", "place") and set(words) <= {attribute, *key.split("-")}:
+    asked = {attribute, *key.split("-")}
+    if drawn and kind in ("word", "place") and all(word in asked for word in words):  # the first word ends it, mostly
         raise InputError(f"got {len(words)} words, all of them in the question ({key}, {attribute}): give more words")
-    while value is None or (drawn and value in (attribute, *key.split("-"))):
+    while value is None or (drawn and value in asked):
         value = draw_value(rng, kind, words)
     statement, question, prefix = (
         _fill(rng.choice(group[split]), kind, key, attribute, value, verb) for group in lists
