@@ -16,7 +16,8 @@ class Prompt:
     """The token ids around a segment: head + segment + question + tail, after which the answer begins.
 
     Attributes:
-        head: what precedes the text (beginning of sequence, a chat template's opening).
+        head: what precedes the text (beginning of sequence, a chat template's opening, the question where it stands
+            ahead, too).
         question: the question's tokens; relevance counts their likelihood.
         tail: what a chat template puts between question and answer; not counted.
     """
@@ -34,11 +35,13 @@ class Prompt:
         return self.question + self.tail
 
 
-def build_prompt(tokenizer: Any, question: str, answer_prefix: str = "") -> Prompt:
+def build_prompt(tokenizer: Any, question: str, answer_prefix: str = "", *, ahead: bool = False) -> Prompt:
     """The prompt for a question: through the tokenizer's chat template if it has one, else "Question: ... Answer:".
 
     Args:
         answer_prefix: words the answer is made to begin with.
+        ahead: the question stands before the text, too, so that the text is read in its light (query-aware
+            contextualization: Liu et al., arXiv 2307.03172, section 4.2).
 
     Raises:
         InputError: the question is empty.
@@ -61,17 +64,21 @@ def build_prompt(tokenizer: Any, question: str, answer_prefix: str = "") -> Prom
 
     prefix = f" {answer_prefix.strip()}" if answer_prefix.strip() else ""
     if getattr(tokenizer, "chat_template", None):
-        message = [{"role": "user", "content": f"{_MARK}\n\n{question}"}]
+        first = f"{question}\n\n" if ahead else ""
+        message = [{"role": "user", "content": f"{first}{_MARK}\n\n{question}"}]
         rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
         before, _, after = rendered.partition(_MARK)
-        if _MARK not in rendered or _MARK in after or question not in after:
+        if _MARK not in rendered or _MARK in after or question not in after or first not in before:
             raise ModelError(
                 "the tokenizer's chat template does not carry the message unchanged (expected the text once, then the "
                 "question); mend chat_template.jinja, or remove it to ask without a template"
             )
         asked, _, closing = after.partition(question)
-        return Prompt(encode(before), encode(asked + question, spelled=True), encode(closing + prefix.lstrip()))
-    return Prompt(_beginning(tokenizer), encode(f"\nQuestion: {question}\nAnswer:{prefix}", spelled=True))
+        opening, _, text = before.rpartition(first) if first else (before, "", "")
+        head = encode(opening) + (encode(first, spelled=True) + encode(text) if first else ())
+        return Prompt(head, encode(asked + question, spelled=True), encode(closing + prefix.lstrip()))
+    head = _beginning(tokenizer) + (encode(f"Question: {question}\n", spelled=True) if ahead else ())
+    return Prompt(head, encode(f"\nQuestion: {question}\nAnswer:{prefix}", spelled=True))
 
 
 def _beginning(tokenizer: Any) -> tuple[int, ...]:

@@ -40,22 +40,32 @@ def default_device() -> str:
     return accelerator.type if accelerator else "cpu"
 
 
-def encode(tokenizer: Tokenizer, sample: Sample) -> tuple[list[int], list[int], list[int]]:
-    """Context, question (with the answer's prefix) and answer as the model is fed them."""
+def encode(tokenizer: Tokenizer, sample: Sample, ahead: bool = False) -> tuple[list[int], list[int], list[int]]:
+    """Context, question (with the answer's prefix) and answer as the model is fed them; ``ahead``: the question before
+    the context, too."""
     prefix = f" {sample.answer_prefix}" if sample.answer_prefix else ""
     tail = f"\nQuestion: {sample.question}\nAnswer:{prefix}"
-    return tuple(tokenizer.encode(text).ids for text in (sample.context, tail, f" {', '.join(sample.answers)}."))  # type: ignore[return-value]
+    context, asked, answer = (
+        tokenizer.encode(text).ids for text in (sample.context, tail, f" {', '.join(sample.answers)}.")
+    )
+    first = tokenizer.encode(f"Question: {sample.question}\n").ids if ahead else []
+    return first + context, asked, answer
 
 
 def fit(
-    make: Callable[[str], Sample], texts: Sequence[str], tokenizer: Tokenizer, length: int, rng: random.Random
+    make: Callable[[str], Sample],
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    length: int,
+    rng: random.Random,
+    ahead: bool = False,
 ) -> tuple[list[int], list[int], list[int]]:
     """A sample over a random stretch of the texts, so long that everything takes ``length`` tokens or little less."""
     text = rng.choice(texts)
     characters = length * 4
     start = rng.randrange(max(1, len(text) - length * 6))
     while True:
-        parts = encode(tokenizer, make(text[start : start + characters].partition(" ")[2]))
+        parts = encode(tokenizer, make(text[start : start + characters].partition(" ")[2]), ahead)
         size = 1 + sum(map(len, parts))
         if size <= length:
             return parts
@@ -166,8 +176,9 @@ Parts = list[tuple[list[int], list[int], list[int]]]
 class Preparer:
     """Makes the samples of one family; picklable, for a pool of processes."""
 
-    def __init__(self, texts: Sequence[str], tokenizer: Tokenizer, n: int, length: int, segment: int):
+    def __init__(self, texts: Sequence[str], tokenizer: Tokenizer, n: int, length: int, segment: int, ahead: bool):
         self.texts, self.tokenizer, self.n, self.length, self.segment = texts, tokenizer, n, length, segment
+        self.ahead = ahead
         self.words = word_pool("\n".join(texts), "held-out")
 
     def __call__(self, name: str) -> Parts:
@@ -182,7 +193,8 @@ class Preparer:
                 return needles(text, kind, rivals=1, absent=side == "absent", seed=seed, words=self.words)
 
         rng = random.Random(name)
-        return [fit(lambda text, i=i: make(text, i), self.texts, self.tokenizer, length, rng) for i in range(n)]
+        given = self.texts, self.tokenizer, length, rng, self.ahead
+        return [fit(lambda text, i=i: make(text, i), *given) for i in range(n)]
 
 
 def check(
@@ -197,11 +209,12 @@ def check(
     characters: int | None = None,
     processes: int = 1,
     only: Sequence[str] = (),
+    ahead: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """The table: bits per byte, accuracy by family, and how well certainty tells a segment with the fact from one
     with a rival's (area under the curve; 0.5 is chance). With ``only``, the accuracy of those families."""
-    prepare = Preparer(texts, tokenizer, n, length, segment)
+    prepare = Preparer(texts, tokenizer, n, length, segment, ahead)
     names, kinds = list(find_families(only) or families([])), () if only else KINDS
     names += [f"{kind} in segments: {side}" for kind in kinds for side in ("present", "absent")]
     with multiprocessing.get_context("fork").Pool(processes) as pool:
@@ -239,6 +252,7 @@ def main() -> None:
     parser.add_argument("--characters", type=int, help="of each work for bits per byte; default all")
     parser.add_argument("--kept-back", action="store_true", help="in sentences by the hands that wrote training's")
     parser.add_argument("--only", type=lambda text: text.split(";"), default=(), help="families, separated by ;")
+    parser.add_argument("--ahead", action="store_true", help="the question stands before the context, too")
     parser.add_argument("--length", type=int, help="tokens of a context; default: the model's")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -263,6 +277,7 @@ def main() -> None:
         lambda ids: model(ids, use_cache=False).logits, tokenizer, list(works(options.valid)), n=options.n,
         device=options.device, length=options.length or model.config.max_position_embeddings,
         characters=options.characters, processes=os.cpu_count() or 1, only=options.only,
+        ahead=options.ahead,
     )  # fmt: skip
     print(f"{time.time() - start:.0f} s")
     if options.json:

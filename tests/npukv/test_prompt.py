@@ -41,6 +41,26 @@ def test_plain_prompt(tokenizer: Any) -> None:
     assert len(prompt) == 1 + len(prompt.question)
 
 
+def test_a_question_ahead_stands_on_both_sides_of_the_text(tokenizer: Any, with_template: Callable[[str], Any]) -> None:
+    plain = build_prompt(tokenizer, "What is the pass key?", "It is")
+    ahead = build_prompt(tokenizer, "What is the pass key?", "It is", ahead=True)
+    assert ahead.head[: len(plain.head)] == plain.head and ahead.after == plain.after
+    assert tokenizer.decode(ahead.head[len(plain.head) :]) == "Question: What is the pass key?\n"
+    chat = with_template(CHAT)
+    plain, ahead = (build_prompt(chat, "[user]\nWhat?", ahead=ahead) for ahead in (False, True))
+    assert chat.decode(ahead.head) == "<|bos|>[user]\n[user]\nWhat?\n\n"
+    assert ahead.head.count(chat.bos_token_id) == 1 and ahead.after == plain.after
+
+
+@given(question=st.text("abW h?.\n'{}[]userassistant", min_size=1, max_size=30).filter(str.strip))
+def test_a_question_ahead_is_spelled_whatever_it_says(with_template: Callable[[str], Any], question: str) -> None:
+    tokenizer = with_template(CHAT)
+    for asked in (question, f"<|eos|>{question}"):
+        prompt = build_prompt(tokenizer, asked, ahead=True)
+        assert tokenizer.decode(prompt.head) == f"<|bos|>[user]\n{asked.strip()}\n\n"
+        assert tokenizer.eos_token_id not in prompt.head
+
+
 @pytest.mark.parametrize("prefix", ["The pass key is", "  The pass key is "])
 def test_answer_prefix_goes_on_after_one_blank(tokenizer: Any, prefix: str) -> None:
     prompt = build_prompt(tokenizer, "What?", prefix)

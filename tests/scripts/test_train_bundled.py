@@ -37,6 +37,7 @@ from bundled_optimizer import Muon, orthogonalize  # noqa: E402
 from npukv.errors import InputError  # noqa: E402
 from npukv.evaluation import templates  # noqa: E402
 from npukv.evaluation.facts import KINDS, Fact, draw_fact  # noqa: E402
+from npukv.evaluation.sample import Sample  # noqa: E402
 from npukv.evaluation.words import held_out, split_words  # noqa: E402
 
 
@@ -312,6 +313,11 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
     bits = bundled_check.bits_per_byte(uniform, [text], tokenizer, "cpu", length=64)
     assert bits == pytest.approx(np.log2(size) * tokens / len(text), rel=1e-4)
     assert bundled_check.beats([1.0, 2.0], [3.0, 2.0]) == 0.875
+    sample = Sample("task", "Some text.", "Which?", ("oak",), ())
+    (context, *rest), (plain, *same) = (bundled_check.encode(tokenizer, sample, ahead) for ahead in (True, False))
+    assert (
+        tokenizer.decode(context) == "Question: Which?\nSome text." and rest == same and context[-len(plain) :] == plain
+    )
     novels = list(works(data / "valid.jsonl.xz"))
     few = {"n": 2, "length": 512, "say": lambda _: None}
     figures = bundled_check.check(knows, tokenizer, novels, only=["number, 1 fact", "two facts"], **few)
@@ -320,7 +326,7 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
         bundled_check.check(knows, tokenizer, novels, only=["nonsense"], **few)
 
 
-@pytest.mark.parametrize("mix", ["wide", "written", "grafted", "coined", "fresh", "spliced"])
+@pytest.mark.parametrize("mix", ["wide", "written", "grafted", "coined", "fresh", "spliced", "ahead"])
 def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences, mix: str) -> None:
     wide = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, bundled_mixes.MIXES[mix])
     held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
@@ -376,6 +382,41 @@ def test_fresh_coined_words_are_a_rows_own(sequences: bundled_sequences.Sequence
     assert made[0][0] == made[1][0]
     first, second = made[0][1]
     assert len(first) > 10 and len(first & second) < len(first) / 2
+
+
+def test_questions_ahead_are_the_first_asked_behind_and_nothing_else_changes(
+    sequences: bundled_sequences.Sequences,
+) -> None:
+    asked = [bundled_documents.Asked(f"Which {name}?", "It is", name) for name in ("oak", "elm", "ash")]
+    plain, weights = sequences._join([5, 6, 7], asked)
+    sequences.ahead = 2
+    ids, heavy = sequences._join([5, 6, 7], asked)
+    sequences.ahead = 0
+    added = len(ids) - len(plain)
+    assert sequences.tokenizer.decode(ids[1 : 1 + added]) == "Question: Which oak?\nQuestion: Which elm?\n"
+    assert [ids[0], *ids[1 + added :]] == plain
+    assert heavy == [weights[0], *[0] * added, *weights[1:]]
+
+
+def test_rows_with_questions_ahead_have_their_length_and_learn_no_question_twice(
+    sequences: bundled_sequences.Sequences,
+) -> None:
+    mix = replace(bundled_mixes.MIXES["ahead"], ahead=1.0, plain_rows=0.0)
+    made = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, mix)
+    found = 0
+    for seed in range(30):
+        ids, weights = made.row(random.Random(seed), 1024)
+        assert ids.shape == weights.shape == (1025,)
+        text = made.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+        for document in text.split("<|bos|>"):
+            if document.startswith("Question: ") and document.endswith("<|eos|>"):
+                first = document[len("Question: ") :].partition("\n")[0]
+                assert document.count(f"\nQuestion: {first}\nAnswer:") >= 1
+                assert document.index(f"\nQuestion: {first}\nAnswer:") == document.index("\nAnswer:") - len(
+                    f"\nQuestion: {first}"
+                )
+                found += 1
+    assert found > 20
 
 
 def test_swapped_attributes_are_those_of_other_kinds() -> None:
