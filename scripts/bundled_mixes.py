@@ -36,6 +36,8 @@ class Mix:
     facts: tuple[int, ...] = (1, 1, 1, 2, 3, 4, 6, 8, 8, 12, 16, 20)  # of a context, likewise
     questions: tuple[int, ...] = (1, 1, 2, 4, 6, 8)  # likewise
     ahead: float = 0.0  # documents that also begin with some of their questions
+    absent: float = 0.13  # questions whose fact is not in the context
+    alone: float = 0.0  # of these, those beside which other keys have the attribute asked for
 
 
 MIXES = {
@@ -66,4 +68,9 @@ MIXES["fresh"] = replace(MIXES["coined"], fresh=True, written=0.88, varied=0.95,
 MIXES["spliced"] = replace(MIXES["fresh"], spliced=0.5)
 # Read with the question before it, too, a sentence can be searched for the answer while it is read: a value that comes
 # before its key can know whose it is.
-MIXES["ahead"] = replace(MIXES["fresh"], spliced=0.25, ahead=0.65)
+MIXES["ahead"] = replace(MIXES["fresh"], spliced=0.25, ahead=0.8)
+# Most segments tell at best what other keys have: contexts of few facts without the one asked for. These were seldom
+# seen, and the one value of an attribute was given with certainty for any key.
+MIXES["absent"] = replace(
+    MIXES["ahead"], ahead=0.6, absent=0.35, alone=0.85, facts=(1, 1, 1, 2, 2, 3, 4, 6, 8, 8, 12, 20)
+)

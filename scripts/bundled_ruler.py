@@ -23,7 +23,6 @@ from npukv.evaluation.variables import QUESTION as VARIABLES_QUESTION
 from npukv.evaluation.variables import draw_chain
 from npukv.evaluation.words import draw_key, draw_number, draw_uuid
 
-ABSENT = 0.13  # of the questions: what they ask for is not in the context
 # As RULER's own, but in the singular where one value is asked for.
 NEEDLE_HEAD = (
     "{some} special magic {values} {are} hidden within the following text. Make sure to memorize it. "
@@ -55,7 +54,7 @@ class RulerDocuments(Documents):
         asked_keys = keys[: 4 if draw < 0.2 and size > 400 else 1]
         per_key = rng.randint(2, 4) if 0.2 <= draw < 0.4 and size > 400 else 1
         stated: list[tuple[str, str]] = []
-        absent = not among and rng.random() < ABSENT
+        absent = not among and rng.random() < self.mix.absent
         for key in keys:
             for _ in range(per_key if key in asked_keys else 1):
                 stated.append((key, draw_uuid(rng) if uuids else draw_number(rng, rng.choice((5, 6, 7, 7)))))

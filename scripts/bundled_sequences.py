@@ -15,7 +15,7 @@ from bundled_documents import PLAIN, Asked
 from bundled_misses import near_misses
 from bundled_mixes import MIXES, Mix
 from bundled_phrases import TOKENS, find_phrases
-from bundled_ruler import ABSENT, RulerDocuments
+from bundled_ruler import RulerDocuments
 from bundled_wide import Wide
 from bundled_wording import attribute, beginnings, coin, invent, reword, verb
 from bundled_wordings import read_forms
@@ -113,21 +113,22 @@ class Sequences(RulerDocuments):
         asked: list[Asked] = []
         left_out: set[int] = set()
         multiple: list[tuple[int, int]] = []
+        absent = self.mix.absent
         statements = [(i, fact.statement, fact.value) for i, fact in enumerate(facts)]
         questions = rng.sample(range(n), min(n, rng.choice(self.mix.questions)))
         for i in questions:
             fact = facts[i]
             draw = rng.random()
-            if draw < ABSENT:
+            if draw < absent:
                 left_out.add(i)
-            elif draw < ABSENT + self.mix.several and fact.key and fact.kind != "place":
+            elif draw < absent + self.mix.several and fact.key and fact.kind != "place":
                 multiple.append((i, len(asked)))
                 for _ in range(rng.randint(1, 3)):
                     value = rng.choice(self.words) if fact.kind == "word" else draw_number(rng, len(fact.value))
                     statements.append((i, self._reword(rng, restate(rng, fact, value, SPLIT)).statement, value))
                 asked.append(Asked(ask_all(fact), "", ""))
                 continue
-            elif draw < ABSENT + self.mix.several + self.mix.paired and n > 1:
+            elif draw < absent + self.mix.several + self.mix.paired and n > 1:
                 other = rng.choice([j for j in range(n) if j != i])
                 asked.append(Asked(join_questions(fact, facts[other]), "", f"{fact.value}, {facts[other].value}"))
                 continue
@@ -139,6 +140,9 @@ class Sequences(RulerDocuments):
                 close = decoys(rng, fact, self.words, SPLIT)
                 shown += [(-1, text, "") for text in rng.sample(close, rng.randint(1, 3))]
         taken = {fact.key for fact in facts}
+        for i in sorted(left_out) if self.mix.alone else ():
+            if facts[i].key and rng.random() < self.mix.alone and len(shown) < most:
+                shown += [(-1, text, "") for text in self._others(rng, facts[i], taken)]
         for i in questions if self.mix.misses else ():
             if rng.random() < self.mix.misses and len(shown) < most:
                 shown += [
@@ -152,6 +156,11 @@ class Sequences(RulerDocuments):
             values = [shown[j][2] for j in order if shown[j][0] == i]  # in the order of the text
             asked[position].answer = ", ".join(dict.fromkeys(values))
         return self._join(context, asked)
+
+    def _others(self, rng: random.Random, fact: Fact, taken: set[str]) -> list[str]:
+        """One to three statements that give the fact's attribute to keys that are none of the ``taken``."""
+        keys = {draw_key(rng, self.words) for _ in range(rng.choice((1, 1, 2, 3)))} - taken
+        return [self._fact(rng, fact.kind, key, like=fact).statement for key in sorted(keys)]
 
     def _draw_facts(self, rng: random.Random, n: int) -> list[Fact]:
         """Facts with different keys: of one kind and attribute, of one kind, or of any kind; keys may share words."""

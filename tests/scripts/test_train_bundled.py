@@ -326,7 +326,7 @@ def test_checks_tell_a_model_that_knows_from_one_that_guesses(data: Path) -> Non
         bundled_check.check(knows, tokenizer, novels, only=["nonsense"], **few)
 
 
-@pytest.mark.parametrize("mix", ["wide", "written", "grafted", "coined", "fresh", "spliced", "ahead"])
+@pytest.mark.parametrize("mix", ["wide", "written", "grafted", "coined", "fresh", "spliced", "ahead", "absent"])
 def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences, mix: str) -> None:
     wide = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, bundled_mixes.MIXES[mix])
     held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}
@@ -417,6 +417,33 @@ def test_rows_with_questions_ahead_have_their_length_and_learn_no_question_twice
                 )
                 found += 1
     assert found > 20
+
+
+@pytest.mark.parametrize("alone", [0.0, 1.0])
+def test_beside_an_absent_fact_other_keys_have_what_is_asked_for(
+    sequences: bundled_sequences.Sequences, alone: float
+) -> None:
+    """Where they seldom did, a model gave the one value of an attribute for any key, with certainty."""
+    mix = replace(
+        bundled_mixes.MIXES["absent"], absent=1.0, alone=alone, ahead=0.0, misses=0.0, kinds=("number",), facts=(1,)
+    )
+    made = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, mix)
+    beside = 0
+    for seed in range(60):
+        rng, seen = random.Random(seed), []
+
+        def fact(*given: object, seen: list[Fact] = seen, **more: object) -> Fact:
+            seen.append(bundled_sequences.Sequences._fact(made, *given, **more))
+            return seen[-1]
+
+        made._fact = fact
+        context, _, answers = made.tokenizer.decode(made._facts(rng, 400)[0]).partition("\nQuestion: ")
+        asked, *others = seen
+        assert asked.value not in context and f"{asked.value}." in answers
+        assert len(others) <= 3 * alone and asked.key not in [other.key for other in others]
+        assert all(other.attribute == asked.attribute and other.value in context for other in others)
+        beside += bool(others)
+    assert beside > 50 if alone else beside == 0
 
 
 def test_swapped_attributes_are_those_of_other_kinds() -> None:
