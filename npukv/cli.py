@@ -61,6 +61,7 @@ Mode = Annotated[
 ]
 Forward = Annotated[str, typer.Option(help="How the model reads: auto, plain, fused (compiled blocks) or 8bit.")]
 Shortlist = Annotated[str, typer.Option(help="How many segments the other modes score: 1% (at least 16) or a number.")]
+Ahead = Annotated[bool, typer.Option(help="Answer with the question before the text, too, where it fits twice.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Greatest length of the answer.")]
 
 _MEASURE = "certainty+question+words"
@@ -78,6 +79,7 @@ def ask(
     keep: KeepOption = "",
     neighbours: Neighbours = 0,
     keep_head: KeepHead = False,
+    ahead: Ahead = True,
     measure: Measure = _MEASURE,
     horizon: Horizon = None,
     answer_prefix: AnswerPrefix = "",
@@ -114,6 +116,7 @@ def ask(
             keep=wanted,
             neighbours=neighbours,
             keep_head=keep_head,
+            ahead=ahead,
             max_new_tokens=max_new_tokens,
             segment=segment,
             overlap=overlap,

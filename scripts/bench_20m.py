@@ -80,7 +80,7 @@ def answers_right(lm: Any, tokens: Any, asked: list[dict[str, Any]], scores: lis
 
     prompts = []
     for one, found in zip(asked, scores, strict=True):
-        prompt = build_prompt(lm.tokenizer, one["question"])
+        prompt = build_prompt(lm.tokenizer, one["question"], ahead=True)
         chosen = pick(found.values, found.segments, room_for_text(lm, prompt, 16), Keep(keep))
         prompts.append(key_context(prompt, tokens, merge([found.segments[i] for i in chosen])))
     said = generate_answers(lm, prompts, [16] * len(prompts))

@@ -60,9 +60,7 @@ from npukv.evaluation.tasks import find_tasks
 from npukv.relevance.measures import DEFAULT
 
 MEASURES = ("first", "certainty", "question", "certainty+question", "certainty+question+words")
-KEEPS = ("1", "2", "4", "fill", "passages")
-# More than one segment kept only by the default: answering costs as much as scoring.
-XL3M = tuple(f"xl3m:{m}:{keep}" for m in MEASURES for keep in (KEEPS if m == DEFAULT else KEEPS[:1]))
+BEHIND = ", question behind"  # and not before the text, too
 BM25 = ("bm25:1",) if find_spec("bm25s") else ()
 
 
@@ -78,10 +76,13 @@ def until(works: Iterable[Work | None], seconds: float) -> Iterator[Work | None]
 def run_cases(
     lm: Any, works: Iterable[Work | None], methods: Sequence[str], batch: int | None = None
 ) -> list[dict[str, Any]]:
-    """Choose segments for every sample by every method, then answer all of them in batches: one record each."""
+    """Choose segments for every sample by every method, then answer all of them in batches: one record each.
+
+    Behind a method's name, BEHIND stands for answers to the question behind the text alone.
+    """
     from npukv.relevance.answer import key_context
 
-    chosen = {name: find_method(name) for name in methods}
+    chosen = {name: find_method(name.removesuffix(BEHIND)) for name in methods}
     records: list[dict[str, Any]] = []
     prompts, asked = [], []
     for samples, tokens in filter(None, works):
@@ -102,7 +103,9 @@ def run_cases(
                         "seconds": case.seconds,
                     }
                 )
-                prompts.append(key_context(case.prompts[i], tokens, choice.spans))
+                read = sum(end - start for start, end in choice.spans)
+                prompt = case.prompt(i, read, ahead=not name.endswith(BEHIND))
+                prompts.append(key_context(prompt, tokens, choice.spans))
                 asked.append(sample)
     outputs = generate_answers(lm, prompts, [sample.max_new_tokens for sample in asked])
     for record, sample, output in zip(records, asked, outputs, strict=True):
@@ -114,13 +117,17 @@ def in_context(lm: Any, works: dict[str, Iterator[Work | None]], log: Log) -> di
     """Part a: every task within the model's context."""
     table = log.results.setdefault("in_context", {})
     for name, made in works.items():
-        records = run_cases(lm, made, ["full"])
+        records = run_cases(lm, made, ["full", "full" + BEHIND])
         if records:
-            table[name] = mean_and_interval(record["score"] for record in records)
+            ahead, behind = (
+                mean_and_interval(record["score"] for record in records if record["method"].endswith(BEHIND) == side)
+                for side in (False, True)
+            )
+            table[name] = ahead | {"question behind": behind}
             log.keep("a", records)
-            print(f"{name}: {percent(table[name])}, N = {table[name]['n']}", flush=True)
-    rows = [[name, percent(score), score["n"]] for name, score in table.items()]
-    log.table("a. In the model's context", rows, ["task", "score (%, 95%)", "N"])
+            print(f"{name}: {percent(ahead)}, question behind alone {percent(behind)}, N = {ahead['n']}", flush=True)
+    rows = [[name, percent(score), percent(score["question behind"]), score["n"]] for name, score in table.items()]
+    log.table("a. In the model's context", rows, ["task", "score (%, 95%)", "question behind alone", "N"])
     return table
 
 
@@ -132,12 +139,17 @@ def novels(models: dict[str, Any], text: str, log: Log) -> dict[str, Any]:
     return found
 
 
-def fields(lm: Any, works: dict[str, Iterator[Work]], segments: int, seconds: float, log: Log) -> dict[str, Any]:
+def fields(
+    lm: Any, works: dict[str, Iterator[Work]], segments: int, seconds: float, keeps: Sequence[str], log: Log
+) -> dict[str, Any]:
     """Part b: ranks and answers on ``segments`` segments, by level; each level stops asking after ``seconds``."""
+    # More than one segment kept only by the default: answering costs as much as scoring.
+    ranked = [f"xl3m:{m}:{keep}" for m in MEASURES for keep in (keeps if m == DEFAULT else ("1",))]
+    behind = [name + BEHIND for name in ("oracle", f"xl3m:{DEFAULT}:1")]
     found = log.results.setdefault("segments", {})
     for level, made in works.items():
         started = time.perf_counter()
-        records = run_cases(lm, until(made, seconds), ["oracle", "last", "random", *XL3M, *BM25])
+        records = run_cases(lm, until(made, seconds), ["oracle", "last", "random", *ranked, *BM25, *behind])
         found[level] = ranks_and_answers(records)
         log.keep(f"b {level}", records)
         n, took = found[level]["oracle"]["score"]["n"], time.perf_counter() - started
@@ -290,6 +302,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ruler-from", type=int, default=0, help="first seed of d, which two processes can share")
     parser.add_argument("--seconds", type=float, default=225, help="after so long, no further round of d begins")
     parser.add_argument("--level-seconds", type=float, default=60, help="scoring time of each level of b")
+    parser.add_argument("--keeps", default="1,2,4,fill,passages", help="segments kept in b, by the default measure")
     parser.add_argument("--levels", default="easy,hard,decoy", help="levels of b")
     parser.add_argument("--kept-back", action="store_true", help="in sentences by the hands that wrote training's")
     parser.add_argument("--no-novels", action="store_true", help="leave bits per byte out of a")
@@ -369,7 +382,7 @@ def main() -> None:
                             text = held_out[:200_000] if chosen.quick else held_out
                             results["novels"] = novels(models, text, log)
                     elif part == "b":
-                        fields(lm, spread, segments, chosen.level_seconds, log)
+                        fields(lm, spread, segments, chosen.level_seconds, chosen.keeps.split(","), log)
                     elif part == "c":
                         results["long"] = long_text(lm, far.get(), spare, log)
                     elif part == "d":

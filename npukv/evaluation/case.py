@@ -41,6 +41,7 @@ class Case:
         batch: segments per forward pass; None = by the device's free memory.
         run: directory that keeps the segments' scores, for contexts too long to score twice; None = nowhere.
         tokens: the context's tokens where they are known already.
+        ahead: as in ``npukv.answer``.
 
     Raises:
         InputError: no samples, or contexts that differ.
@@ -57,6 +58,7 @@ class Case:
         run: Path | None = None,
         progress: Progress | None = None,
         tokens: Tokens | None = None,
+        ahead: bool = True,
     ):
         if not samples or any(sample.context != samples[0].context for sample in samples[1:]):
             raise InputError(f"got {len(samples)} samples, expected at least one, all over the same context")
@@ -67,6 +69,7 @@ class Case:
         self.batch = batch
         self.run = run
         self.progress = progress
+        self.ahead = ahead
         self.seconds = 0.0  # wall time of scoring
         if tokens is not None:
             self.tokens = tokens
@@ -77,11 +80,15 @@ class Case:
 
         return tokenize(self.lm.tokenizer, self.samples[0].context)
 
-    @cached_property
-    def prompts(self) -> list[Prompt]:
-        from npukv.prompt import build_prompt
+    def prompt(self, i: int, text: int | None = None, *, ahead: bool | None = None) -> Prompt:
+        """What surrounds the ``text`` tokens that sample ``i`` is answered from; None = a segment's."""
+        from npukv.relevance.answer import prompt_for_answer
 
-        return [build_prompt(self.lm.tokenizer, sample.question, sample.answer_prefix) for sample in self.samples]
+        if text is None:
+            text = min(len(self.tokens), self.segments[0].end - self.segments[0].start)
+        sample = self.samples[i]
+        wanted = self.ahead if ahead is None else ahead
+        return prompt_for_answer(self.lm, sample.question, text, sample.max_new_tokens, sample.answer_prefix, wanted)
 
     @cached_property
     def segments(self) -> Sequence[Segment]:
@@ -134,13 +141,14 @@ class Case:
         index.index(bm25s.tokenize(self.texts, stopwords="en", show_progress=False), show_progress=False)
         return index
 
-    def room(self, i: int) -> int:
-        """Tokens of the context that fit the model beside sample ``i``'s prompt and answer.
+    def room(self, i: int, text: int | None = None) -> int:
+        """Tokens of the context that fit the model beside sample ``i``'s answer and its prompt, which is that for
+        ``text`` tokens (see ``prompt``).
 
         Raises:
             InputError: none do.
         """
-        prompt, new = len(self.prompts[i]), self.samples[i].max_new_tokens
+        prompt, new = len(self.prompt(i, text)), self.samples[i].max_new_tokens
         if self.lm.context - prompt - new < 1:
             raise InputError(
                 f"task {self.samples[i].task!r} asks with {prompt} tokens and generates {new}: more than the model's "

@@ -45,6 +45,7 @@ def eval_command(
     seed: Annotated[int, typer.Option(help="Of the first sample.")] = 0,
     segment: Annotated[int | None, typer.Option(help="Tokens per segment.", show_default="context / 5")] = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens two segments share.", show_default="segment / 6")] = None,
+    ahead: Annotated[bool, typer.Option(help="Answer with the question before the text, too.")] = True,
     perplexity: Annotated[bool, typer.Option(help="Also measure bits per byte of the text's start.")] = True,
     run: Annotated[
         Path | None, typer.Option(help="Directory that keeps the results; an interrupted run resumes.")
@@ -70,6 +71,7 @@ def eval_command(
         seed,
         segment,
         overlap,
+        ahead,
     )
     # What can be refused is refused before a model is loaded.
     found = find_tasks(list(suite.tasks))

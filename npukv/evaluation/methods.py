@@ -40,7 +40,7 @@ class Choice:
 
 def full(case: Case, i: int) -> Choice:
     """All of the context, where the model holds it."""
-    if len(case.tokens) > case.room(i):
+    if len(case.tokens) > case.room(i, len(case.tokens)):
         raise Inapplicable(f"{len(case.tokens)} tokens do not fit the model's context of {case.lm.context}")
     return Choice([(0, len(case.tokens))])
 

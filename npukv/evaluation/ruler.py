@@ -93,7 +93,7 @@ def needle_task(
         for name in asked + [name for name in names if name not in asked]
         for value in facts[name]
     ]
-    free = _room(material, tokens, 128, head, question, prefix, *(text for text, _ in needles))
+    free = _room(material, tokens, 128, head, question, question, prefix, *(text for text, _ in needles))
     if haystack == "essay":
         hay = material.haystack.take(free, rng)
         context, spans = splice(hay, [text for text, _ in needles], rng, [depth])
@@ -120,7 +120,9 @@ def variable_task(material: Material, tokens: int, seed: int, depth: float | Non
     value = str(rng.randrange(10_000, 100_000))
     chain = [f"VAR {names[0]} = {value}"] + [f"VAR {b} = VAR {a}" for a, b in pairwise(names)]
     question, prefix = VARIABLES_QUESTION.format(value=value), VARIABLES_ANSWER.format(n=len(names), value=value)
-    lines = fill(_noise(), _room(material, tokens, 30, VARIABLES_HEAD, question, prefix, *chain), material.count)
+    lines = fill(
+        _noise(), _room(material, tokens, 30, VARIABLES_HEAD, question, question, prefix, *chain), material.count
+    )
     places = sorted(rng.randint(0, len(lines)) for _ in chain)
     context, spans = _with_head(VARIABLES_HEAD, *_insert_lines(lines, list(zip(places, chain, strict=True))))
     return _sample(task, context, question, names, spans, prefix, "all", 30, seed)
@@ -133,7 +135,7 @@ def common_words_task(material: Material, tokens: int, seed: int, depth: float |
     """
     rng = random.Random(f"{task} {tokens} {seed}")
     often, seldom = (30, 3) if tokens >= 4096 else (6, 1)
-    free = _room(material, tokens, 120, COMMON_HEAD, COMMON_QUESTION, COMMON_ANSWER)
+    free = _room(material, tokens, 120, COMMON_HEAD, COMMON_QUESTION, COMMON_QUESTION, COMMON_ANSWER)
     pool = _word_stream(material, rng)
     common = [next(pool) for _ in range(10)]
     numbered = (f"{i}. {word}" for i, word in enumerate(_repeat(pool, seldom), start=10 * often + 1))
@@ -155,7 +157,7 @@ def coded_words_task(material: Material, tokens: int, seed: int, depth: float | 
     ``depth`` is not used, and there is no evidence to point at: the whole text is the fact.
     """
     rng = random.Random(f"{task} {tokens} {seed}")
-    free = _room(material, tokens, 50, CODED_HEAD, CODED_QUESTION, CODED_ANSWER)
+    free = _room(material, tokens, 50, CODED_HEAD, CODED_QUESTION, CODED_QUESTION, CODED_ANSWER)
     vocabulary = ["....", *_distinct(lambda: "".join(rng.choices(string.ascii_lowercase, k=6)), max(4, tokens // 50))]
     shares = [rank**-2.0 for rank in range(1, len(vocabulary) + 1)]
     whole = sum(shares)
@@ -192,7 +194,7 @@ def documents_task(
     questions, documents = material.questions(source)
     asked = questions[rng.randrange(len(questions))]
     own = {documents[i] for i in asked.documents}
-    free = _room(material, tokens, 32, DOCUMENTS_HEAD, asked.question, "") - 12 * len(own)
+    free = _room(material, tokens, 32, DOCUMENTS_HEAD, asked.question, asked.question, "") - 12 * len(own)
     free -= sum(material.count(sorted(own)))
     others = [document for document in documents if document not in own]
     rng.shuffle(others)
@@ -254,7 +256,8 @@ def _sample(
 
 
 def _room(material: Material, tokens: int, answer: int, *texts: str) -> int:
-    """Tokens left for the haystack when ``tokens`` hold all: the other texts, the answer, and a margin."""
+    """Tokens left for the haystack when ``tokens`` hold all: the other texts (the question twice), the answer, and a
+    margin."""
     free = tokens - answer - MARGIN - sum(size + 1 for size in material.count(texts))
     if free < 64:
         raise InputError(f"{tokens} tokens leave {free} for the text itself: ask for {tokens + 64 - free} or more")

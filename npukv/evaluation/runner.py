@@ -15,7 +15,7 @@ from npukv.errors import InputError, ModelError
 from npukv.evaluation.case import Case
 from npukv.evaluation.generate import answer_through_cache, generate_answers
 from npukv.evaluation.material import Material
-from npukv.evaluation.methods import Inapplicable, find_method
+from npukv.evaluation.methods import Inapplicable, cache_of, find_method
 from npukv.evaluation.metrics import lenient_score, score_output
 from npukv.evaluation.results import Results
 from npukv.evaluation.sample import Sample
@@ -45,6 +45,8 @@ class Suite:
         n: samples of each task and length.
         seed: of the first sample; sample i has seed + i.
         segment, overlap: as in ``npukv.score_segments``.
+        ahead: as in ``npukv.answer``, unless one of the methods reads through a cache: caches are filled before
+            the question is seen, and only what was asked in the same way compares.
     """
 
     tasks: tuple[str, ...]
@@ -54,6 +56,7 @@ class Suite:
     seed: int = 0
     segment: int | None = None
     overlap: int | None = None
+    ahead: bool = True
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def _run_group(
         folder = None
         if run is not None and length >= KEEP_SCORES:
             folder = run / "scores" / f"{sample.task}-{length}-{index}"
-        case = Case(lm, [sample], segment=suite.segment, overlap=suite.overlap, run=folder)
+        case = Case(lm, [sample], segment=suite.segment, overlap=suite.overlap, run=folder, ahead=_ahead(suite))
         for name, method in methods.items():
             if (sample.task, length, index, name) in results:
                 continue
@@ -143,7 +146,9 @@ def _run_group(
             ) as reason:  # InputError: the prompt leaves no room in this model's context
                 results.add([{**named, "skipped": str(reason)}])
                 continue
-            prompt = key_context(case.prompts[0], case.tokens, choice.spans)
+            read = sum(end - start for start, end in choice.spans)
+            around = case.prompt(0, read)
+            prompt = key_context(around, case.tokens, choice.spans)
             record = {
                 **named,
                 "seed": suite.seed + index,
@@ -159,7 +164,7 @@ def _run_group(
                 jobs.append(sample)
                 records.append(record)
                 continue
-            after = len(case.prompts[0].after)
+            after = len(around.after)
             try:
                 output, held = answer_through_cache(
                     lm, prompt[:-after], prompt[-after:], sample.max_new_tokens, choice.cache
@@ -217,6 +222,10 @@ def _groups(n: int, length: int) -> Iterator[Sequence[int]]:
         yield range(first, min(n, first + size))
 
 
+def _ahead(suite: Suite) -> bool:
+    return suite.ahead and not any(cache_of(name) for name in suite.methods)
+
+
 def _identity(lm: LanguageModel, material: Material, suite: Suite) -> dict[str, Any]:
     return {
         "model": lm.fingerprint,
@@ -225,4 +234,5 @@ def _identity(lm: LanguageModel, material: Material, suite: Suite) -> dict[str, 
         "seed": suite.seed,
         "segment": suite.segment,
         "overlap": suite.overlap,
+        "ahead": _ahead(suite),
     }

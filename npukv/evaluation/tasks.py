@@ -1,8 +1,8 @@
 """All tasks by name. To add one, write a function in a file of its own and name it here.
 
-A task is a function ``(material, tokens, seed, depth) -> Sample``: the sample's prompt, its answer included, holds at
-most ``tokens`` tokens; the same arguments give the same sample; ``depth`` (0..1, or None for anywhere) places the
-evidence, where a task has a single piece of it.
+A task is a function ``(material, tokens, seed, depth) -> Sample``: the sample's prompt, with the question on both sides
+of the text and with the answer, holds at most ``tokens`` tokens; the same arguments give the same sample; ``depth``
+(0..1, or None for anywhere) places the evidence, where a task has a single piece of it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def in_text(
         sample = replace(make(text, seed, depth), task=task)
         if tokens > EXACT:
             return sample
-        prompt = f"{sample.context}\nQuestion: {sample.question}\nAnswer: {sample.answer_prefix}"
+        asked = f"Question: {sample.question}\n"
+        prompt = f"{asked}{sample.context}\n{asked}Answer: {sample.answer_prefix}"
         excess = material.count([prompt])[0] + sample.max_new_tokens + 8 - tokens
         if excess <= 0:
             return sample
@@ -121,7 +122,7 @@ def variable_task(material: Material, tokens: int, seed: int, depth: float | Non
 def key_value_task(material: Material, tokens: int, seed: int, depth: float | None = None, *, task: str) -> Sample:
     """The value of one key in a list of key-value pairs that fills the length."""
     trial = key_values(material.words, pairs=64, seed=seed)
-    free = tokens - trial.max_new_tokens - 64
+    free = tokens - trial.max_new_tokens - 96
     pairs = int(free / material.count([trial.context])[0] * 64 * 0.97)
     if pairs < 1:
         raise InputError(f"{tokens} tokens are too few for {task}: ask for {tokens - free + 64} or more")

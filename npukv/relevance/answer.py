@@ -67,6 +67,7 @@ def answer(
     keep: int | str | Keep = KEEP,
     neighbours: int = 0,
     keep_head: bool = False,
+    ahead: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
     segment: int | None = None,
     overlap: int | None = None,
@@ -93,6 +94,8 @@ def answer(
             segments are read again in passages, of which the context holds the best (for answers in several places).
         neighbours: also take this many segments on each side of a chosen one.
         keep_head: always take the text's first segment.
+        ahead: the key context has the question before the text, too (`npukv.prompt.build_prompt`), where there is room
+            for it twice. Segments are scored with it behind them alone, so that several questions share their reading.
         max_new_tokens: the answer's greatest length.
         stream: called with each piece of the answer as it comes.
         ranks: rank 0 answers; the others wait, and get the same answer.
@@ -107,7 +110,7 @@ def answer(
     keep = parse_keep(keep)
     shortlist_size(shortlist if check_mode(mode) != "exact" else SHORTLIST, 1)  # refuses wrong ones
     prompt = build_prompt(lm.tokenizer, question, answer_prefix)
-    budget = room_for_text(lm, prompt, max_new_tokens)
+    room_for_text(lm, prompt, max_new_tokens)  # refuses what no context holds
     started = time.perf_counter()
     tokens = as_tokens(lm, text, progress, index or run, ranks)
     seconds = {"tokenise": time.perf_counter() - started, "score": 0.0}
@@ -119,6 +122,11 @@ def answer(
         "answer_prefix": answer_prefix,
     }
     plan = make_plan(lm, tokens, (question,), **cutting)  # refuses wrong options whatever the text's length
+    length = plan.segments[0].end - plan.segments[0].start
+    if len(tokens) <= room_for_text(lm, prompt, max_new_tokens):
+        length = len(tokens)
+    prompt = prompt_for_answer(lm, question, length, max_new_tokens, answer_prefix, ahead)
+    budget = room_for_text(lm, prompt, max_new_tokens)
     if len(tokens) <= budget:
         whole = (Used(0, tokens.characters, None),)
 
@@ -171,6 +179,7 @@ def answer_from(
     keep: int | str | Keep = KEEP,
     neighbours: int = 0,
     keep_head: bool = False,
+    ahead: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
     answer_prefix: str = "",
     stream: Callable[[str], None] | None = None,
@@ -182,7 +191,8 @@ def answer_from(
         scores: from `npukv.score_segments`, for the question asked.
         The rest: see `answer`.
     """
-    prompt = build_prompt(lm.tokenizer, scores.asked, answer_prefix)
+    length = scores.segments[0].end - scores.segments[0].start
+    prompt = prompt_for_answer(lm, scores.asked, length, max_new_tokens, answer_prefix, ahead)
     budget = room_for_text(lm, prompt, max_new_tokens)
     keep = parse_keep(keep)
     ranked, seconds = scores, scores.seconds
@@ -209,6 +219,21 @@ def room_for_text(lm: LanguageModel, prompt: Prompt, max_new_tokens: int) -> int
             "shorten the question or lower --max-new-tokens"
         )
     return budget
+
+
+def prompt_for_answer(
+    lm: LanguageModel, question: str, length: int, max_new_tokens: int, answer_prefix: str = "", ahead: bool = True
+) -> Prompt:
+    """The prompt to answer with from ``length`` tokens of text or more: with the question ahead, too, if that is wanted
+    and the context holds it twice.
+
+    Raises:
+        InputError: the question is empty, or the context does not hold it with the answer.
+    """
+    prompt = build_prompt(lm.tokenizer, question, answer_prefix, ahead=ahead)
+    if ahead and lm.context - len(prompt) - max_new_tokens < length:
+        return build_prompt(lm.tokenizer, question, answer_prefix)
+    return prompt
 
 
 def _read_chosen(

@@ -31,7 +31,9 @@ def test_a_small_suite(save_model: Any, text: str, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "needle-place" in done.output and "bits per byte" in done.output
     figures = json.loads((tmp_path / "report.json").read_text())
-    assert len(figures["samples"]) == 5 * 2 * (6 + 5) and figures["text"] == "book.txt"
+    assert len(figures["samples"]) == 2 * (4 * 6 + 5 * 5) and figures["text"] == "book.txt"
+    too_few = [each for each in figures["skipped"] if "too few" in each["reason"]]
+    assert [(each["task"], each["length"]) for each in too_few] == [("two-facts", 256)]
     assert figures["perplexity"]["bits_per_byte"] > 0
     assert figures["suite"]["n"] == 2 and figures["split"] == "train"
     page = (tmp_path / "report.html").read_text()

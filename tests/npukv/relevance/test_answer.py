@@ -44,7 +44,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_text_that_fits_is_read_whole(lm: Any, text: str, prompts: list[list[int]], scored: list[Any]) -> None:
     short = text[:200]
     given = npukv.answer(lm, short, QUESTION, max_new_tokens=5)
-    prompt = build_prompt(lm.tokenizer, QUESTION)
+    prompt = build_prompt(lm.tokenizer, QUESTION, ahead=True)
     assert scored == []
     assert given.scores is None
     assert [(part.start, part.end, part.score) for part in given.segments] == [(0, 200, None)]
@@ -87,10 +87,39 @@ def test_key_context_is_the_best_segments_in_the_texts_order(
     # what the model read: the union, once, in order
     inside = sorted({token for i in places for token in range(scores.segments[i].start, scores.segments[i].end)})
     ids = tokenize(lm.tokenizer, text).ids
-    prompt = build_prompt(lm.tokenizer, QUESTION)
+    prompt = build_prompt(lm.tokenizer, QUESTION, ahead=True)
     assert prompts == [[*prompt.head, *ids[inside].tolist(), *prompt.after]]
     assert given.tokens["key_context"] == len(prompts[0]) <= lm.context - 8
     assert given.tokens["text"] == len(ids)
+
+
+def test_the_question_stands_ahead_where_there_is_room_for_it_twice(
+    llama: Any, text: str, prompts: list[list[int]]
+) -> None:
+    """A text that fits the context with the question once is read whole, and a segment that does is read."""
+    plain, ahead = (build_prompt(llama.tokenizer, QUESTION, ahead=ahead) for ahead in (False, True))
+    tokens = tokenize(llama.tokenizer, text)
+    room = 256 - len(ahead) - 20
+    for count, prompt in ((room, ahead), (room + 1, plain)):
+        piece = text[: tokens.span(0, count)[1]]
+        assert npukv.answer(llama, piece, QUESTION, max_new_tokens=20).scores is None
+        assert prompts[-1] == [*prompt.head, *tokenize(llama.tokenizer, piece).ids, *prompt.after]
+    for length, prompt in ((room, ahead), (room + 1, plain)):
+        given = npukv.answer(llama, text, QUESTION, max_new_tokens=20, segment=length)
+        assert given.tokens["key_context"] == length + len(prompt)
+        assert prompts[-1][: len(prompt.head)] == list(prompt.head)
+        assert given.scores is not None
+        answer_from(llama, tokens, given.scores, max_new_tokens=20)
+        assert prompts[-1] == prompts[-2]
+    npukv.answer(llama, text[:200], QUESTION, max_new_tokens=20, ahead=False)
+    assert prompts[-1][: len(ahead.head)] != list(ahead.head)
+
+
+def test_segments_are_scored_with_the_question_behind_them_alone(llama: Any, text: str) -> None:
+    asked: dict[str, Any] = {"segment": 40, "max_new_tokens": 4}
+    scores = [npukv.answer(llama, text, QUESTION, ahead=ahead, **asked).scores for ahead in (False, True)]
+    assert scores[0] is not None and scores[1] is not None
+    assert np.array_equal(scores[0].values, scores[1].values)
 
 
 def test_segments_are_places_in_the_text(llama: Any, text: str) -> None:
