@@ -58,6 +58,11 @@ class Suite:
     overlap: int | None = None
     ahead: bool = True
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether the question stands before the text, too."""
+        return self.ahead and not any(cache_of(name) for name in self.methods)
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -132,7 +137,7 @@ def _run_group(
         folder = None
         if run is not None and length >= KEEP_SCORES:
             folder = run / "scores" / f"{sample.task}-{length}-{index}"
-        case = Case(lm, [sample], segment=suite.segment, overlap=suite.overlap, run=folder, ahead=_ahead(suite))
+        case = Case(lm, [sample], segment=suite.segment, overlap=suite.overlap, run=folder, ahead=suite.reads_ahead)
         for name, method in methods.items():
             if (sample.task, length, index, name) in results:
                 continue
@@ -222,10 +227,6 @@ def _groups(n: int, length: int) -> Iterator[Sequence[int]]:
         yield range(first, min(n, first + size))
 
 
-def _ahead(suite: Suite) -> bool:
-    return suite.ahead and not any(cache_of(name) for name in suite.methods)
-
-
 def _identity(lm: LanguageModel, material: Material, suite: Suite) -> dict[str, Any]:
     return {
         "model": lm.fingerprint,
@@ -234,5 +235,5 @@ def _identity(lm: LanguageModel, material: Material, suite: Suite) -> dict[str, 
         "seed": suite.seed,
         "segment": suite.segment,
         "overlap": suite.overlap,
-        "ahead": _ahead(suite),
+        "ahead": suite.reads_ahead,
     }

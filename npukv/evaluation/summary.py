@@ -119,7 +119,7 @@ def summarise(
             "dtype": str(lm.model.dtype).removeprefix("torch."),
             "device": lm.device.name,
         },
-        "suite": asdict(suite),
+        "suite": asdict(suite) | {"ahead": suite.reads_ahead},
         "text": text,
         "split": split,
         "seconds": round(seconds, 1),

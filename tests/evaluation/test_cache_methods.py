@@ -106,6 +106,7 @@ def test_an_evaluation_records_what_each_cache_held(evaluated: Any) -> None:
             assert size["physical_tokens"] < 0.6 * size["logical_tokens"]
         if method == "hashed:60":
             assert size["attended_tokens"] == 60 and size["physical_tokens"] == size["logical_tokens"]
+    assert SUITE.ahead and not SUITE.reads_ahead
     assert {entry.method for entry in skipped} == {"full", "clustered:0.5", "clustered:1.0", "hashed:60"}
     whole = {key[:3]: r["output"] for key, r in results.records.items() if key[3] == "full"}
     kept = {key[:3]: r["output"] for key, r in results.records.items() if key[3] == "clustered:1.0"}

@@ -118,6 +118,16 @@ def test_options_are_accepted(run: Run, model: Path, book: Path, more: list[str]
     assert (code, out.strip()) == (0, "the LORD."), err
 
 
+def test_the_question_stands_ahead_unless_told_otherwise(run: Run, model: Path, book: Path) -> None:
+    """It is read once more, and nothing else changes."""
+    read = []
+    for more in ([], ["--ahead"], ["--no-ahead"]):
+        code, out, err = run("ask", book, *options(model), "--json", *more)
+        assert code == 0, err
+        read.append(json.loads(out)["tokens"]["key_context"])
+    assert read[0] == read[1] > read[2]
+
+
 def test_no_answer_is_exit_status_one(run: Run, chains: Any, book: Path) -> None:
     silent = chains.save({":\n the": 9.0})
     code, out, err = run("ask", book, *options(silent))
