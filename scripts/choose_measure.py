@@ -1,13 +1,13 @@
-"""How much the question's rare words should weigh in the measure, on sentences kept back from training.
+"""How certainty, the question and its rare words should weigh in the measure, on sentences kept back from training.
 
-    python scripts/choose_measure.py --data DATA --out F [--n 130] [--levels hard,decoy]
+    python scripts/choose_measure.py --data DATA --out F [--n 400] [--segments 64] [--levels hard,decoy]
 
 DATA holds classics/valid.jsonl.xz. Ranks (0 = first) of the right segment by
 
-    E + weight x Q - nats x min(share of words / enough, 1)
+    a x E or a x the root of E, + b x Q - nats x min(share of words / enough, 1)
 
-for every choice of the three, by E and by Q; levels as in scripts/evaluate_bundled.py. `npukv.relevance.measures` has
-what was chosen, WORDS and ENOUGH.
+for every choice of the four, by E and by Q; levels as in scripts/evaluate_bundled.py. What is best on the questions of
+even number is also judged on the others. `npukv.relevance.measures` has what was chosen.
 """
 
 from __future__ import annotations
@@ -29,36 +29,48 @@ from npukv.evaluation.case import Case
 from npukv.evaluation.material import Material
 from npukv.evaluation.summary import write_json
 
-WEIGHTS, NATS, ENOUGH = (0.5, 1.0), (0.5, 1.0, 2.0, 3.0), (0.7, 0.8, 1.0)
+CERTAINTY, QUESTION, NATS, ENOUGH = (0.5, 1.0, 2.0, 3.0), (0.5, 1.0), (0.5, 1.0, 2.0), (0.7, 0.8, 1.0)
+
+Form = tuple[bool, float, float, float, float]  # the root of E; weights of E and Q; nats, enough
 
 
-def forms() -> dict[str, tuple[float, float, float, float]]:
-    """Name -> weights of E and Q, nats, enough."""
-    found = {"E": (1.0, 0.0, 0.0, 1.0), "Q": (0.0, 1.0, 0.0, 1.0)}
-    for weight in WEIGHTS:
-        found[f"E + {weight:g} Q"] = (1.0, weight, 0.0, 1.0)
+def forms() -> dict[str, Form]:
+    """Name -> form."""
+    found: dict[str, Form] = {"E": (False, 1.0, 0.0, 0.0, 1.0), "Q": (False, 0.0, 1.0, 0.0, 1.0)}
+    for root, a, b in product((False, True), CERTAINTY, QUESTION):
+        certain = f"{a:g} root E" if root else f"{a:g} E"
+        found[f"{certain} + {b:g} Q"] = (root, a, b, 0.0, 1.0)
         for nats, enough in product(NATS, ENOUGH):
-            found[f"E + {weight:g} Q - {nats:g} min(words / {enough:g}, 1)"] = (1.0, weight, nats, enough)
+            found[f"{certain} + {b:g} Q - {nats:g} min(words / {enough:g}, 1)"] = (root, a, b, nats, enough)
     return found
 
 
-def level_ranks(lm: Any, level: str, n: int) -> dict[str, list[int | None]]:
+def level_ranks(lm: Any, level: str, n: int, segments: int) -> dict[str, list[int | None]]:
     """Ranks of ``n`` questions, or of all there are, by form."""
     ranks: dict[str, list[int | None]] = {name: [] for name in forms()}
     done, started = 0, time.perf_counter()
-    for job in field_jobs(max(n, 200), 256)[level]:
+    for job in field_jobs(max(n, 200), segments)[level]:
         if done >= n:
             break
         samples, tokens = make_field(job)
         case = Case(lm, samples, tokens=tokens, segment=SEGMENT, overlap=OVERLAP)
         for i, scores in enumerate(case.scores[: n - done]):
-            for name, (first, second, nats, enough) in forms().items():
-                words = np.minimum(scores.measured.words / enough, 1.0)
-                values = first * scores.entropy + second * scores.question - nats * words
+            for name, (root, a, b, nats, enough) in forms().items():
+                certain = np.sqrt(scores.entropy) if root else scores.entropy
+                values = a * certain + b * scores.question - nats * np.minimum(scores.measured.words / enough, 1.0)
                 ranks[name].append(case.rank(i, np.argsort(values, kind="stable")))
             done += 1
         print(f"{level}: {done} of {n} questions, {time.perf_counter() - started:.0f} s", flush=True)
     return ranks
+
+
+def shares(ranks: dict[str, dict[str, list[int | None]]], name: str, half: slice = slice(None)) -> str:
+    """In %: how often the right one is first, and among four, by level."""
+    return "  ".join(
+        f"{level} {100 * np.mean([rank is not None and rank < most for rank in found[name][half]]):.1f}"
+        for level, found in ranks.items()
+        for most in (1, 4)
+    )
 
 
 def main() -> None:
@@ -67,7 +79,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default=str(model_folder()), help="model folder; default: the bundled one")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--n", type=int, default=130, help="questions of each level")
+    parser.add_argument("--n", type=int, default=400, help="questions of each level")
+    parser.add_argument("--segments", type=int, default=64, help="of a text")
     parser.add_argument("--levels", default="hard,decoy")
     options = parser.parse_args()
     levels = options.levels.split(",")
@@ -80,17 +93,18 @@ def main() -> None:
     ask_in_kept_back_forms()
     lm = npukv.load(options.model, options.device)
     Shared.material = Material("\n\n".join(read_documents([texts])), lm.tokenizer)
-    found: dict[str, Any] = {"environment": environment(), "ranks": {}}
+    ranks: dict[str, dict[str, list[int | None]]] = {}
+    found: dict[str, Any] = {"environment": environment(), "segments": options.segments, "ranks": ranks}
     for level in levels:
-        found["ranks"][level] = level_ranks(lm, level, options.n)
+        ranks[level] = level_ranks(lm, level, options.n, options.segments)
         write_json(options.out, found)
-    for name in forms():
-        shares = (
-            f"{level} {100 * np.mean([rank < most for rank in ranks[name]]):.1f}"
-            for level, ranks in found["ranks"].items()
-            for most in (1, 4)
-        )
-        print(f"{name:36s} {'  '.join(shares)}")
+    even, odd = slice(0, None, 2), slice(1, None, 2)
+
+    def first(name: str) -> float:
+        return sum(sum(rank == 0 for rank in found[name][even]) / len(found[name][even]) for found in ranks.values())
+
+    for name in sorted(forms(), key=first):
+        print(f"{name:44s} even: {shares(ranks, name, even)}   odd: {shares(ranks, name, odd)}")
 
 
 if __name__ == "__main__":
