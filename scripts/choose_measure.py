@@ -87,6 +87,8 @@ def main() -> None:
     unknown = sorted({*levels} - {"easy", "hard", "decoy"})
     if unknown:
         parser.error(f"got levels {', '.join(unknown)}, expected some of easy, hard and decoy")
+    if options.segments < 16:  # ten questions and their rivals and decoys need room
+        parser.error(f"--segments: got {options.segments}, expected at least 16")
     texts = options.data / "classics" / "valid.jsonl.xz"
     if not texts.exists():
         parser.error(f"{texts}: is not there; --data names the folder that holds classics/")

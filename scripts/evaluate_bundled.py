@@ -47,6 +47,7 @@ from evaluate_work import (
 )
 
 from npukv.bundled import model_folder
+from npukv.errors import InputError
 from npukv.evaluation.case import Case
 from npukv.evaluation.facts import KINDS
 from npukv.evaluation.generate import generate_answers
@@ -58,6 +59,7 @@ from npukv.evaluation.sample import Sample
 from npukv.evaluation.summary import write_json, write_text
 from npukv.evaluation.tasks import find_tasks
 from npukv.relevance.measures import DEFAULT
+from npukv.relevance.pick import parse_keep
 
 MEASURES = ("first", "certainty", "question", "certainty+question", "certainty+question+words")
 BEHIND = ", question behind"  # and not before the text, too
@@ -322,6 +324,11 @@ def main() -> None:
     if chosen.quick:
         n, ruler_n, segments, long_tokens, each, ruler_tokens = 4, 1, 12, 20_000, 1, 8_192
 
+    for keep in chosen.keeps.split(","):
+        try:
+            parse_keep(keep)
+        except InputError as error:
+            sys.exit(f"--keeps: {error}")
     if chosen.kept_back:
         ask_in_kept_back_forms()
     from transformers import AutoConfig, AutoTokenizer

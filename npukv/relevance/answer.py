@@ -228,7 +228,8 @@ def prompt_for_answer(
     and the context holds it twice.
 
     Raises:
-        InputError: the question is empty, or the context does not hold it with the answer.
+        InputError: the question is empty.
+        ModelError: the chat template changes or drops what it is given.
     """
     prompt = build_prompt(lm.tokenizer, question, answer_prefix, ahead=ahead)
     if ahead and lm.context - len(prompt) - max_new_tokens < length:
