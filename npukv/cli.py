@@ -62,6 +62,7 @@ Mode = Annotated[
 Forward = Annotated[str, typer.Option(help="How the model reads: auto, plain, fused (compiled blocks) or 8bit.")]
 Shortlist = Annotated[str, typer.Option(help="How many segments the other modes score: 1% (at least 16) or a number.")]
 Ahead = Annotated[bool, typer.Option(help="Answer with the question before the text, too, where it fits twice.")]
+SecondLook = Annotated[bool, typer.Option(help="Score the best again with the question ahead (not with --no-ahead).")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Greatest length of the answer.")]
 
 _MEASURE = "certainty+question+words"
@@ -80,6 +81,7 @@ def ask(
     neighbours: Neighbours = 0,
     keep_head: KeepHead = False,
     ahead: Ahead = True,
+    second_look: SecondLook = True,
     measure: Measure = _MEASURE,
     horizon: Horizon = None,
     answer_prefix: AnswerPrefix = "",
@@ -117,6 +119,7 @@ def ask(
             neighbours=neighbours,
             keep_head=keep_head,
             ahead=ahead,
+            second_look=second_look,
             max_new_tokens=max_new_tokens,
             segment=segment,
             overlap=overlap,

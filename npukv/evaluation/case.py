@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from npukv.language_model import LanguageModel
     from npukv.prompt import Prompt
     from npukv.relevance.cut import Segment
+    from npukv.relevance.pick import Keep
     from npukv.relevance.score import Progress
     from npukv.relevance.scores import Scores
     from npukv.text import Tokens
@@ -71,6 +72,7 @@ class Case:
         self.progress = progress
         self.ahead = ahead
         self.seconds = 0.0  # wall time of scoring
+        self._looks: dict[tuple[Any, ...], Scores] = {}
         if tokens is not None:
             self.tokens = tokens
 
@@ -126,6 +128,19 @@ class Case:
             self.seconds += scored[0].seconds
             found |= dict(zip(numbers, scored, strict=True))
         return [found[i] for i in range(len(self.samples))]
+
+    def rank_again(self, i: int, scores: Scores, keep: Keep, room: int, second_look: bool) -> Scores:
+        """As `npukv.relevance.answer.rank_again`; what several methods look at is looked at once."""
+        from npukv.relevance.answer import rank_again
+        from npukv.relevance.second_look import best_of
+
+        length = scores.segments[0].end - scores.segments[0].start
+        looked = best_of(scores, keep.count or room // length)
+        key = i, scores.measure, keep.passages, second_look, looked.tobytes()
+        if key not in self._looks:
+            options = {"answer_prefix": self.samples[i].answer_prefix, "batch": self.batch}
+            self._looks[key] = rank_again(self.lm, self.tokens, scores, keep, room, second_look, **options)
+        return self._looks[key]
 
     @cached_property
     def texts(self) -> list[str]:

@@ -69,19 +69,12 @@ def xl3m(case: Case, i: int, measure: str = "", keep: str = "") -> Choice:
 
     Unlike there, a context that fits the model is not read whole: the method itself is under test.
     """
-    from npukv.relevance import measures
-    from npukv.relevance.answer import KEEP
-    from npukv.relevance.passages import score_passages
-    from npukv.relevance.pick import merge, parse_keep, pick
+    return _relevant(case, i, measure, keep, second_look=case.ahead)
 
-    scores = replace(case.scores[i], measure=measure or measures.DEFAULT)
-    wanted = parse_keep(keep or KEEP)
-    if not wanted.passages:
-        return _best(case, i, scores.ranking(), keep or str(KEEP), scores.values)
-    room, prefix = case.room(i), case.samples[i].answer_prefix
-    found = score_passages(case.lm, case.tokens, scores, room, answer_prefix=prefix, batch=case.batch)
-    chosen = pick(found.values, found.segments, room, wanted)
-    return Choice(merge([found.segments[index] for index in chosen]), scores.ranking())
+
+def xl3m_once(case: Case, i: int, measure: str = "", keep: str = "") -> Choice:
+    """The same without a second look at the best ones."""
+    return _relevant(case, i, measure, keep, second_look=False)
 
 
 def oracle(case: Case, i: int) -> Choice:
@@ -109,6 +102,7 @@ METHODS: dict[str, Callable[..., Choice]] = {
     "random": random_segments,
     "bm25": bm25,
     "xl3m": xl3m,
+    "xl3m-once": xl3m_once,
     "oracle": oracle,
     "clustered": clustered,
     "hashed": hashed,
@@ -118,6 +112,7 @@ ARGUMENTS = {
     "random": ("keep",),
     "bm25": ("keep",),
     "xl3m": ("measure", "keep"),
+    "xl3m-once": ("measure", "keep"),
     "clustered": ("amount",),
     "hashed": ("amount",),
 }
@@ -145,7 +140,7 @@ def find_method(name: str) -> Callable[[Case, int], Choice]:
             cache_of(name)
         if argument == "measure" and value:
             measures.check(value)
-        if argument == "keep" and _scored(parse_keep(value)) and base != "xl3m":
+        if argument == "keep" and _scored(parse_keep(value)) and not base.startswith("xl3m"):
             raise InputError(
                 f"got method {name!r}: margins and passages need scores in nats, which only xl3m's are; give a number "
                 "or fill"
@@ -179,3 +174,20 @@ def _best(case: Case, i: int, order: np.ndarray, keep: str, values: np.ndarray |
         values[order] = np.arange(len(order), dtype=np.float64)
     chosen = pick(values, case.segments, case.room(i), parse_keep(keep))
     return Choice(merge([case.segments[index] for index in chosen]), order)
+
+
+def _relevant(case: Case, i: int, measure: str, keep: str, second_look: bool) -> Choice:
+    """The best segments or passages by a measure, and all segments as the measure ranks them, the last look first."""
+    from npukv.relevance import measures
+    from npukv.relevance.answer import KEEP
+    from npukv.relevance.pick import merge, parse_keep, pick
+
+    wanted, room = parse_keep(keep or KEEP), case.room(i)
+    scores = replace(case.scores[i], measure=measure or measures.DEFAULT)
+    found = case.rank_again(i, scores, wanted, room, second_look)
+    chosen = pick(found.values, found.segments, room, wanted)
+    order = scores.ranking()
+    if not wanted.passages:
+        first = found.ranking()[: len(order) if found.shortlist is None else len(found.shortlist)]
+        order = np.concatenate([first, order[~np.isin(order, first)]])
+    return Choice(merge([found.segments[index] for index in chosen]), order)

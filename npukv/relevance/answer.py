@@ -22,6 +22,7 @@ from npukv.relevance.pick import Keep, merge, parse_keep, pick
 from npukv.relevance.plan import make_plan
 from npukv.relevance.score import Progress, as_tokens, score_segments
 from npukv.relevance.scores import Scores
+from npukv.relevance.second_look import look_again
 from npukv.relevance.shortlist import SHORTLIST, check_mode, shortlist_size
 from npukv.text import Tokens
 
@@ -68,6 +69,7 @@ def answer(
     neighbours: int = 0,
     keep_head: bool = False,
     ahead: bool = True,
+    second_look: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
     segment: int | None = None,
     overlap: int | None = None,
@@ -96,6 +98,8 @@ def answer(
         keep_head: always take the text's first segment.
         ahead: the key context has the question before the text, too (`npukv.prompt.build_prompt`), where there is room
             for it twice. Segments are scored with it behind them alone, so that several questions share their reading.
+        second_look: the best of them are scored again with the question ahead, too, before those to keep are chosen
+            (`npukv.relevance.second_look`); not where ``ahead`` is refused.
         max_new_tokens: the answer's greatest length.
         stream: called with each piece of the answer as it comes.
         ranks: rank 0 answers; the others wait, and get the same answer.
@@ -148,20 +152,20 @@ def answer(
         ranks=ranks,
         **cutting,
     )
-    ranked, seconds["score"] = scores, scores.seconds
-    if keep.passages:
-        ranked = score_passages(
-            lm,
-            tokens,
-            scores,
-            budget,
-            answer_prefix=answer_prefix,
-            batch=batch,
-            progress=progress,
-            forward=forward,
-            ranks=ranks,
-        )
-        seconds["score"] += ranked.seconds
+    ranked = rank_again(
+        lm,
+        tokens,
+        scores,
+        keep,
+        budget,
+        second_look and ahead,
+        answer_prefix=answer_prefix,
+        batch=batch,
+        progress=progress,
+        forward=forward,
+        ranks=ranks,
+    )
+    seconds["score"] = scores.seconds + (0.0 if ranked is scores else ranked.seconds)
     given = None
     if ranks.first:
         chosen = pick(ranked.values, ranked.segments, budget, keep, neighbours, keep_head)
@@ -180,6 +184,7 @@ def answer_from(
     neighbours: int = 0,
     keep_head: bool = False,
     ahead: bool = True,
+    second_look: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
     answer_prefix: str = "",
     stream: Callable[[str], None] | None = None,
@@ -195,12 +200,27 @@ def answer_from(
     prompt = prompt_for_answer(lm, scores.asked, length, max_new_tokens, answer_prefix, ahead)
     budget = room_for_text(lm, prompt, max_new_tokens)
     keep = parse_keep(keep)
-    ranked, seconds = scores, scores.seconds
-    if keep.passages:
-        ranked = score_passages(lm, tokens, scores, budget, answer_prefix=answer_prefix)
-        seconds += ranked.seconds
+    ranked = rank_again(lm, tokens, scores, keep, budget, second_look and ahead, answer_prefix=answer_prefix)
+    seconds = scores.seconds + (0.0 if ranked is scores else ranked.seconds)
     chosen = pick(ranked.values, ranked.segments, budget, keep, neighbours, keep_head)
     return _read_chosen(lm, prompt, tokens, scores, ranked, chosen, max_new_tokens, {"score": seconds}, stream)
+
+
+def rank_again(
+    lm: LanguageModel, tokens: Tokens, scores: Scores, keep: Keep, budget: int, second_look: bool, **options: Any
+) -> Scores:
+    """The scores to choose by: of passages of the best segments, or of a second look at them, or those there are.
+
+    Args:
+        budget: tokens of text the context has room for.
+        options: of `npukv.relevance.second_look.look_again`.
+    """
+    if keep.passages:
+        return score_passages(lm, tokens, scores, budget, **options)
+    if not second_look:
+        return scores
+    length = scores.segments[0].end - scores.segments[0].start
+    return look_again(lm, tokens, scores, keep.count or budget // length, **options)
 
 
 def room_for_text(lm: LanguageModel, prompt: Prompt, max_new_tokens: int) -> int:
@@ -248,9 +268,11 @@ def _read_chosen(
     seconds: dict[str, float],
     stream: Callable[[str], None] | None,
 ) -> Answer:
-    """Read the chosen of what was ranked: the segments that were scored, or passages of them."""
+    """Read the chosen of what was ranked: segments, or passages of them."""
     segments = [ranked.segments[i] for i in chosen]
     values = ranked.values
+    if ranked.segments is scores.segments:  # neighbours and the head were perhaps looked at once
+        values = np.where(np.isfinite(values), values, scores.values)
     used = tuple(
         Used(part.char_start, part.char_end, float(value) if np.isfinite(value) else None)
         for part, value in ((part, values[part.index]) for part in segments)

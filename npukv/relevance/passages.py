@@ -1,4 +1,4 @@
-"""A second look at the best segments, in passages: for answers whose parts lie in several places."""
+"""A closer look at the best segments, in passages: for answers whose parts lie in several places."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from npukv.relevance.cut import starts_of
 from npukv.relevance.pick import merge
 from npukv.relevance.plan import make_plan
 from npukv.relevance.scores import Scores
+from npukv.relevance.second_look import best_of
 from npukv.text import Tokens
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 #: Passages of a segment, and what of one its neighbour holds too: a half, for smaller ones cut facts in two.
 PARTS, OVERLAP = 2, 2
-#: Segments looked at again: so many times what the context holds, but at least some.
-TIMES, FEWEST = 4, 16
 
 
 def score_passages(
@@ -59,9 +58,7 @@ def score_passages(
 
     length = scores.segments[0].end - scores.segments[0].start
     passage = max(1, length // PARTS)
-    values = scores.values
-    best = scores.ranking()[: max(FEWEST, TIMES * (budget // length))]
-    spans = merge([scores.segments[int(i)] for i in best if np.isfinite(values[i])])
+    spans = merge([scores.segments[int(i)] for i in best_of(scores, budget // length)])
     plan = make_plan(
         lm,
         tokens,

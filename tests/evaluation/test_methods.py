@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from npukv.evaluation.generate import generate_answers
 from npukv.evaluation.methods import METHODS, Inapplicable, find_method
 from npukv.evaluation.sample import Sample
 from npukv.prompt import build_prompt
+from npukv.relevance import answer
 from npukv.relevance.answer import KEEP
+from npukv.relevance.second_look import FEWEST, look_again
 
 FACT = "The magic number of zyxwort is 4711."
 
@@ -84,7 +87,7 @@ def test_random_is_random_but_reproducible(llama: Any, text: str) -> None:
 def test_xl3m_reads_the_segments_its_measure_ranks_first(llama: Any, text: str) -> None:
     case = Case(llama, [hidden(text, 900)])
     for measure in ("first", "certainty", "question", "certainty+question", "certainty+question+words"):
-        choice = find_method(f"xl3m:{measure}:2")(case, 0)
+        choice = find_method(f"xl3m-once:{measure}:2")(case, 0)
         order = np.argsort(case.scores[0].by(measure), kind="stable")
         assert choice.ranking is not None and choice.ranking.tolist() == order.tolist()
         wanted = sorted(int(i) for i in order[:2])
@@ -97,6 +100,33 @@ def test_xl3m_reads_the_segments_its_measure_ranks_first(llama: Any, text: str) 
     parts = find_method("xl3m:question:passages")(case, 0)
     assert case.room(0) - segment // 2 < sum(end - start for start, end in parts.spans) <= case.room(0)
     assert parts.ranking is not None and parts.ranking.tolist() == case.scores[0].by("question").argsort().tolist()
+
+
+def test_xl3m_looks_twice_unless_the_measure_or_the_case_looks_once(llama: Any, text: str) -> None:
+    case = Case(llama, [hidden(text, 900)], segment=20, overlap=2)
+    assert len(case.segments) > 2 * FEWEST
+    for measure in ("certainty", "certainty+question+words"):
+        once, twice = (find_method(f"{name}:{measure}:1")(case, 0).ranking for name in ("xl3m-once", "xl3m"))
+        scores = replace(case.scores[0], measure=measure)
+        again = look_again(llama, case.tokens, scores, 1).ranking()[:FEWEST]
+        assert once is not None and twice is not None
+        assert twice[:FEWEST].tolist() == again.tolist()
+        assert set(again) == set(once[:FEWEST]) and twice[FEWEST:].tolist() == once[FEWEST:].tolist()
+    once, twice = (find_method(f"{name}:first:1")(case, 0).ranking for name in ("xl3m-once", "xl3m"))
+    assert once is not None and twice is not None and once.tolist() == twice.tolist()
+    behind = Case(llama, [hidden(text, 900)], segment=20, overlap=2, ahead=False)
+    once, twice = (find_method(name)(behind, 0).ranking for name in ("xl3m-once", "xl3m"))
+    assert once is not None and twice is not None and once.tolist() == twice.tolist()
+
+
+def test_one_second_look_serves_all_numbers_kept(llama: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(answer, "look_again", lambda *a, **k: looked.append(1) or look_again(*a, **k))
+    case = Case(llama, [hidden(text, 900), hidden(text, 900, question="Where?")])
+    for i in (0, 1):
+        for keep in ("1", "2", "fill", "margin:0.1"):
+            find_method(f"xl3m::{keep}")(case, i)
+    assert len(looked) == 2
 
 
 def test_questions_share_the_reading_and_get_the_scores_they_get_alone(llama: Any, text: str) -> None:

@@ -108,7 +108,9 @@ def test_variations_keep_the_fact(sequences: bundled_sequences.Sequences, kind: 
         assert "{" not in varied.statement + varied.question + varied.prefix
 
 
-@pytest.mark.parametrize("mix", ["wide", "written", "grafted", "coined", "fresh", "spliced", "ahead", "absent"])
+@pytest.mark.parametrize(
+    "mix", ["wide", "written", "grafted", "coined", "fresh", "spliced", "ahead", "absent", "missed"]
+)
 def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences, mix: str) -> None:
     wide = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, bundled_mixes.MIXES[mix])
     held_attributes = {name for group in templates.ATTRIBUTES.values() for name in group["held-out"]}

@@ -1,4 +1,4 @@
-"""The second look: passages of the best segments, scored like segments, and no others."""
+"""The closer look: passages of the best segments, scored like segments, and no others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 import npukv
 from npukv.relevance.answer import answer_from
 from npukv.relevance.cut import Segment, cut
-from npukv.relevance.passages import FEWEST, OVERLAP, PARTS, TIMES, lying_in, score_passages
+from npukv.relevance.passages import OVERLAP, PARTS, lying_in, score_passages
 from npukv.relevance.pick import merge
+from npukv.relevance.second_look import FEWEST, TIMES
 from npukv.text import tokenize
 
 QUESTION = "Who went up?"
