@@ -81,7 +81,7 @@ def ask(
     neighbours: Neighbours = 0,
     keep_head: KeepHead = False,
     ahead: Ahead = True,
-    second_look: SecondLook = True,
+    second_look: SecondLook = False,
     measure: Measure = _MEASURE,
     horizon: Horizon = None,
     answer_prefix: AnswerPrefix = "",

@@ -6,8 +6,9 @@ DATA holds classics/valid.jsonl.xz. Ranks (0 = first) of the right segment by
 
     a x E or a x the root of E, + b x Q - nats x min(share of words / enough, 1)
 
-for every choice of the four, by E and by Q; levels as in scripts/evaluate_bundled.py. What is best on the questions of
-even number is also judged on the others. `npukv.relevance.measures` has what was chosen.
+for every choice of the four, by E and by Q; levels as in scripts/evaluate_bundled.py. Each once as scored, and once
+with E of a second look at the best by the default measure (`npukv.relevance.second_look`). What is best on the
+questions of even number is also judged on the others. `npukv.relevance.measures` has what was chosen.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ from npukv.environment import environment
 from npukv.evaluation.case import Case
 from npukv.evaluation.material import Material
 from npukv.evaluation.summary import write_json
+from npukv.relevance.second_look import look_again
 
 CERTAINTY, QUESTION, NATS, ENOUGH = (0.5, 1.0, 2.0, 3.0), (0.5, 1.0), (0.5, 1.0, 2.0), (0.7, 0.8, 1.0)
+
+LOOKS = ("", ", second look")
 
 Form = tuple[bool, float, float, float, float]  # the root of E; weights of E and Q; nats, enough
 
@@ -47,18 +51,21 @@ def forms() -> dict[str, Form]:
 
 def level_ranks(lm: Any, level: str, n: int, segments: int) -> dict[str, list[int | None]]:
     """Ranks of ``n`` questions, or of all there are, by form."""
-    ranks: dict[str, list[int | None]] = {name: [] for name in forms()}
+    ranks: dict[str, list[int | None]] = {name + look: [] for look in LOOKS for name in forms()}
     done, started = 0, time.perf_counter()
     for job in field_jobs(max(n, 200), segments)[level]:
         if done >= n:
             break
         samples, tokens = make_field(job)
         case = Case(lm, samples, tokens=tokens, segment=SEGMENT, overlap=OVERLAP)
-        for i, scores in enumerate(case.scores[: n - done]):
-            for name, (root, a, b, nats, enough) in forms().items():
-                certain = np.sqrt(scores.entropy) if root else scores.entropy
-                values = a * certain + b * scores.question - nats * np.minimum(scores.measured.words / enough, 1.0)
-                ranks[name].append(case.rank(i, np.argsort(values, kind="stable")))
+        for i, once in enumerate(case.scores[: n - done]):
+            for look, scores in zip(LOOKS, (once, look_again(lm, tokens, once, 1)), strict=True):
+                rows = slice(None) if scores.shortlist is None else scores.shortlist
+                e, q, words = scores.entropy[rows], scores.question[rows], scores.measured.words[rows]
+                for name, (root, a, b, nats, enough) in forms().items():
+                    values = np.full(len(scores), np.inf)
+                    values[rows] = a * (np.sqrt(e) if root else e) + b * q - nats * np.minimum(words / enough, 1.0)
+                    ranks[name + look].append(case.rank(i, np.argsort(values, kind="stable")))
             done += 1
         print(f"{level}: {done} of {n} questions, {time.perf_counter() - started:.0f} s", flush=True)
     return ranks
@@ -105,8 +112,8 @@ def main() -> None:
     def first(name: str) -> float:
         return sum(sum(rank == 0 for rank in found[name][even]) / len(found[name][even]) for found in ranks.values())
 
-    for name in sorted(forms(), key=first):
-        print(f"{name:44s} even: {shares(ranks, name, even)}   odd: {shares(ranks, name, odd)}")
+    for name in sorted(next(iter(ranks.values())), key=first):
+        print(f"{name:56s} even: {shares(ranks, name, even)}   odd: {shares(ranks, name, odd)}")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ from npukv.relevance.measures import DEFAULT
 from npukv.relevance.pick import parse_keep
 
 MEASURES = ("first", "certainty", "question", "certainty+question", "certainty+question+words")
-ONE_LOOK = tuple(f"xl3m-once:{measure}:1" for measure in MEASURES)
+TWO_LOOKS = f"xl3m-twice:{DEFAULT}:1"
 BEHIND = ", question behind"  # and not before the text, too
 BM25 = ("bm25:1",) if find_spec("bm25s") else ()
 
@@ -147,8 +147,8 @@ def fields(
 ) -> dict[str, Any]:
     """Part b: ranks and answers on ``segments`` segments, by level; each level stops asking after ``seconds``."""
     # More than one segment kept only by the default: answering costs as much as scoring.
-    ranked = [*(f"xl3m:{DEFAULT}:{keep}" for keep in keeps), *ONE_LOOK]
-    behind = [name + BEHIND for name in ("oracle", f"xl3m-once:{DEFAULT}:1")]
+    ranked = [*(f"xl3m:{m}:{keep}" for m in MEASURES for keep in (keeps if m == DEFAULT else ("1",))), TWO_LOOKS]
+    behind = [name + BEHIND for name in ("oracle", f"xl3m:{DEFAULT}:1")]
     found = log.results.setdefault("segments", {})
     for level, made in works.items():
         started = time.perf_counter()
@@ -168,13 +168,14 @@ def long_text(lm: Any, samples: list[Sample], pool: Any, log: Log) -> dict[str, 
     batch = max(1, 4 * lm.device.batch_tokens // SEGMENT)  # several questions share the segments' reading
     once = Case(lm, samples[:1], tokens=tokens, segment=SEGMENT, overlap=OVERLAP)
     seconds["one question"] = once.scores[0].seconds
-    records = run_cases(lm, [(samples, tokens)], ["oracle", "last", f"xl3m:{DEFAULT}:1", *ONE_LOOK], batch)
+    ranked = [*(f"xl3m:{measure}:1" for measure in MEASURES), TWO_LOOKS]
+    records = run_cases(lm, [(samples, tokens)], ["oracle", "last", *ranked], batch)
     log.keep("c", records)
     seconds["all questions"] = max(record["seconds"] for record in records)
     found = ranks_and_answers(records)
     times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     log.ranks(f"c. {len(tokens):,} tokens, {len(once.segments):,} segments, {len(samples)} facts; {times}", found)
-    ranks = [[method, *_by_kind(found[method])] for method in (f"xl3m:{DEFAULT}:1", *ONE_LOOK)]
+    ranks = [[method, *_by_kind(found[method])] for method in ranked]
     log.table("c. Ranks (0 = first)", ranks, ["method", *KINDS])
     return {"tokens": len(tokens), "segments": len(once.segments), "seconds": seconds, "methods": found}
 

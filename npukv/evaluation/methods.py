@@ -69,12 +69,12 @@ def xl3m(case: Case, i: int, measure: str = "", keep: str = "") -> Choice:
 
     Unlike there, a context that fits the model is not read whole: the method itself is under test.
     """
-    return _relevant(case, i, measure, keep, second_look=case.ahead)
-
-
-def xl3m_once(case: Case, i: int, measure: str = "", keep: str = "") -> Choice:
-    """The same without a second look at the best ones."""
     return _relevant(case, i, measure, keep, second_look=False)
+
+
+def xl3m_twice(case: Case, i: int, measure: str = "", keep: str = "") -> Choice:
+    """The same with a second look at the best ones (``npukv.relevance.second_look``)."""
+    return _relevant(case, i, measure, keep, second_look=case.ahead)
 
 
 def oracle(case: Case, i: int) -> Choice:
@@ -102,7 +102,7 @@ METHODS: dict[str, Callable[..., Choice]] = {
     "random": random_segments,
     "bm25": bm25,
     "xl3m": xl3m,
-    "xl3m-once": xl3m_once,
+    "xl3m-twice": xl3m_twice,
     "oracle": oracle,
     "clustered": clustered,
     "hashed": hashed,
@@ -112,7 +112,7 @@ ARGUMENTS = {
     "random": ("keep",),
     "bm25": ("keep",),
     "xl3m": ("measure", "keep"),
-    "xl3m-once": ("measure", "keep"),
+    "xl3m-twice": ("measure", "keep"),
     "clustered": ("amount",),
     "hashed": ("amount",),
 }

@@ -36,7 +36,7 @@ METHOD_NOTES = {
     "random": "random segments, as many as fit unless a number follows",
     "bm25": "segments that share the question's rare words (BM25); the number kept follows",
     "xl3m": "XL3M: segments by the model's own certainty; measure (first = the paper's) and number kept follow",
-    "xl3m-once": "the same without a second look at the best segments",
+    "xl3m-twice": "the same with a second look at the best segments",
     "oracle": "only the segments with the evidence: the most that choosing segments can reach",
     "clustered": "the whole context, its cache clustered before the question is seen; the share kept follows",
     "hashed": "the whole context in the cache, each new token attending to the best by hash; tokens or share follow",

@@ -87,7 +87,7 @@ def test_random_is_random_but_reproducible(llama: Any, text: str) -> None:
 def test_xl3m_reads_the_segments_its_measure_ranks_first(llama: Any, text: str) -> None:
     case = Case(llama, [hidden(text, 900)])
     for measure in ("first", "certainty", "question", "certainty+question", "certainty+question+words"):
-        choice = find_method(f"xl3m-once:{measure}:2")(case, 0)
+        choice = find_method(f"xl3m:{measure}:2")(case, 0)
         order = np.argsort(case.scores[0].by(measure), kind="stable")
         assert choice.ranking is not None and choice.ranking.tolist() == order.tolist()
         wanted = sorted(int(i) for i in order[:2])
@@ -102,20 +102,20 @@ def test_xl3m_reads_the_segments_its_measure_ranks_first(llama: Any, text: str) 
     assert parts.ranking is not None and parts.ranking.tolist() == case.scores[0].by("question").argsort().tolist()
 
 
-def test_xl3m_looks_twice_unless_the_measure_or_the_case_looks_once(llama: Any, text: str) -> None:
+def test_xl3m_twice_looks_twice_unless_the_measure_or_the_case_looks_once(llama: Any, text: str) -> None:
     case = Case(llama, [hidden(text, 900)], segment=20, overlap=2)
     assert len(case.segments) > 2 * FEWEST
     for measure in ("certainty", "certainty+question+words"):
-        once, twice = (find_method(f"{name}:{measure}:1")(case, 0).ranking for name in ("xl3m-once", "xl3m"))
+        once, twice = (find_method(f"{name}:{measure}:1")(case, 0).ranking for name in ("xl3m", "xl3m-twice"))
         scores = replace(case.scores[0], measure=measure)
         again = look_again(llama, case.tokens, scores, 1).ranking()[:FEWEST]
         assert once is not None and twice is not None
         assert twice[:FEWEST].tolist() == again.tolist()
         assert set(again) == set(once[:FEWEST]) and twice[FEWEST:].tolist() == once[FEWEST:].tolist()
-    once, twice = (find_method(f"{name}:first:1")(case, 0).ranking for name in ("xl3m-once", "xl3m"))
+    once, twice = (find_method(f"{name}:first:1")(case, 0).ranking for name in ("xl3m", "xl3m-twice"))
     assert once is not None and twice is not None and once.tolist() == twice.tolist()
     behind = Case(llama, [hidden(text, 900)], segment=20, overlap=2, ahead=False)
-    once, twice = (find_method(name)(behind, 0).ranking for name in ("xl3m-once", "xl3m"))
+    once, twice = (find_method(name)(behind, 0).ranking for name in ("xl3m", "xl3m-twice"))
     assert once is not None and twice is not None and once.tolist() == twice.tolist()
 
 
@@ -125,7 +125,7 @@ def test_one_second_look_serves_all_numbers_kept(llama: Any, text: str, monkeypa
     case = Case(llama, [hidden(text, 900), hidden(text, 900, question="Where?")])
     for i in (0, 1):
         for keep in ("1", "2", "fill", "margin:0.1"):
-            find_method(f"xl3m::{keep}")(case, i)
+            find_method(f"xl3m-twice::{keep}")(case, i)
     assert len(looked) == 2
 
 

@@ -62,9 +62,11 @@ def test_the_same_bits_for_any_number_of_ranks(
             assert set(counted.values()) == {1}
 
 
-@pytest.mark.parametrize("keep", [2, "passages"])
-def test_the_same_answer_on_every_rank(llama: Any, text: str, start: Callable[..., Any], keep: int | str) -> None:
-    options: dict[str, Any] = {**OPTIONS, "max_new_tokens": 8, "keep": keep}
+@pytest.mark.parametrize(("keep", "twice"), [(2, False), (2, True), ("passages", False)])
+def test_the_same_answer_on_every_rank(
+    llama: Any, text: str, start: Callable[..., Any], keep: int | str, twice: bool
+) -> None:
+    options: dict[str, Any] = {**OPTIONS, "max_new_tokens": 8, "keep": keep, "second_look": twice}
     expected = npukv.answer(llama, text, QUESTIONS[0], **options)
     said: list[str] = []
 

@@ -75,11 +75,11 @@ def test_key_context_is_the_best_segments_in_the_texts_order(
     lm: Any, text: str, prompts: list[list[int]], scored: list[Any], keep: int | str
 ) -> None:
     given = npukv.answer(lm, text, QUESTION, keep=keep, segment=40, overlap=10, max_new_tokens=8)
-    scores = look_again(lm, tokenize(lm.tokenizer, text), scored[0], 3)
-    assert given.scores is scored[0]
+    scores = scored[0]
+    assert given.scores is scores
     places = [next(s.index for s in scores.segments if s.char_start == part.start) for part in given.segments]
     assert places == sorted(places)
-    assert [part.score for part in given.segments] == pytest.approx(scores.values[places].tolist(), abs=1e-4)
+    assert [part.score for part in given.segments] == scores.values[places].tolist()
     # no segment left out is better than one that is in
     if keep != "margin:0.2":
         assert sorted(places) == sorted(scores.ranking()[: len(places)].tolist())
@@ -134,7 +134,7 @@ def test_segments_are_places_in_the_text(llama: Any, text: str) -> None:
 
 
 def test_neighbours_and_head_are_added(llama: Any, text: str, scored: list[Any]) -> None:
-    options: dict[str, Any] = {"segment": 30, "overlap": 0, "keep": 1, "max_new_tokens": 4}
+    options: dict[str, Any] = {"segment": 30, "overlap": 0, "keep": 1, "max_new_tokens": 4, "second_look": True}
     given = npukv.answer(llama, text, QUESTION, neighbours=1, keep_head=True, **options)
     again = look_again(llama, tokenize(llama.tokenizer, text), scored[0], 1)
     best = int(again.ranking()[0])

@@ -96,22 +96,24 @@ def test_the_best_are_looked_at_and_no_others(values: list[float], kept: int) ->
         assert likely[found].max() <= likely[left].min()
 
 
-def test_answers_come_from_the_second_look_unless_it_is_refused(
+def test_answers_come_from_the_second_look_where_it_is_asked_for(
     llama: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = tokenize(llama.tokenizer, text)
     options: dict[str, Any] = {"keep": 2, "max_new_tokens": 4}
-    said = npukv.answer(llama, tokens, QUESTION, **CUT, **options)
+    twice = {"second_look": True}
+    said = npukv.answer(llama, tokens, QUESTION, **CUT, **options, **twice)
     assert said.scores is not None
     again = look_again(llama, tokens, said.scores, 2)
     places = {part.start: part.score for part in said.segments}
     best = [again.segments[int(i)].char_start for i in again.ranking()[:2]]
     assert set(places) == set(best)
     assert [places[start] for start in best] == pytest.approx(again.values[again.ranking()[:2]].tolist(), abs=1e-4)
-    assert answer_from(llama, tokens, said.scores, **options).segments == said.segments
+    assert answer_from(llama, tokens, said.scores, **options, **twice).segments == said.segments
     monkeypatch.setattr(module, "look_again", None)  # from here on nobody looks twice
     once = [said.scores.segments[int(i)].char_start for i in said.scores.ranking()[:2]]
-    for refused in ({"second_look": False}, {"ahead": False}):
+    once_only: tuple[dict[str, bool], ...] = ({}, {"second_look": True, "ahead": False})
+    for refused in once_only:
         given = npukv.answer(llama, tokens, QUESTION, **CUT, **options, **refused)
         assert {part.start for part in given.segments} == set(once)
         assert answer_from(llama, tokens, said.scores, **options, **refused).segments == given.segments
