@@ -74,7 +74,9 @@ def xl3m(case: Case, i: int, measure: str = "", keep: str = "") -> Choice:
 
 def xl3m_twice(case: Case, i: int, measure: str = "", keep: str = "") -> Choice:
     """The same with a second look at the best ones (``npukv.relevance.second_look``)."""
-    return _relevant(case, i, measure, keep, second_look=case.ahead)
+    if not case.ahead:
+        raise Inapplicable("a second look has the question ahead, and this suite is read with it behind alone")
+    return _relevant(case, i, measure, keep, second_look=True)
 
 
 def oracle(case: Case, i: int) -> Choice:
@@ -140,7 +142,7 @@ def find_method(name: str) -> Callable[[Case, int], Choice]:
             cache_of(name)
         if argument == "measure" and value:
             measures.check(value)
-        if argument == "keep" and _scored(parse_keep(value)) and not base.startswith("xl3m"):
+        if argument == "keep" and _scored(parse_keep(value)) and "measure" not in names:
             raise InputError(
                 f"got method {name!r}: margins and passages need scores in nats, which only xl3m's are; give a number "
                 "or fill"

@@ -22,7 +22,7 @@ from npukv.relevance.pick import Keep, merge, parse_keep, pick
 from npukv.relevance.plan import make_plan
 from npukv.relevance.score import Progress, as_tokens, score_segments
 from npukv.relevance.scores import Scores
-from npukv.relevance.second_look import look_again
+from npukv.relevance.second_look import check_second_look, look_again
 from npukv.relevance.shortlist import SHORTLIST, check_mode, shortlist_size
 from npukv.text import Tokens
 
@@ -99,7 +99,8 @@ def answer(
         ahead: the key context has the question before the text, too (`npukv.prompt.build_prompt`), where there is room
             for it twice. Segments are scored with it behind them alone, so that several questions share their reading.
         second_look: the best of them are scored again with the question ahead, too, before those to keep are chosen
-            (`npukv.relevance.second_look`); not where ``ahead`` is refused.
+            (`npukv.relevance.second_look`), by a measure with certainty; they are not where the context has no room for
+            it twice beside a segment.
         max_new_tokens: the answer's greatest length.
         stream: called with each piece of the answer as it comes.
         ranks: rank 0 answers; the others wait, and get the same answer.
@@ -112,6 +113,8 @@ def answer(
     >>> answer.text, answer.segments[0].start
     """
     keep = parse_keep(keep)
+    if second_look:
+        check_second_look(measures.check(measure), keep, ahead)
     shortlist_size(shortlist if check_mode(mode) != "exact" else SHORTLIST, 1)  # refuses wrong ones
     prompt = build_prompt(lm.tokenizer, question, answer_prefix)
     room_for_text(lm, prompt, max_new_tokens)  # refuses what no context holds
@@ -158,7 +161,7 @@ def answer(
         scores,
         keep,
         budget,
-        second_look and ahead,
+        second_look,
         answer_prefix=answer_prefix,
         batch=batch,
         progress=progress,
@@ -200,7 +203,9 @@ def answer_from(
     prompt = prompt_for_answer(lm, scores.asked, length, max_new_tokens, answer_prefix, ahead)
     budget = room_for_text(lm, prompt, max_new_tokens)
     keep = parse_keep(keep)
-    ranked = rank_again(lm, tokens, scores, keep, budget, second_look and ahead, answer_prefix=answer_prefix)
+    if second_look:
+        check_second_look(scores.measure, keep, ahead)
+    ranked = rank_again(lm, tokens, scores, keep, budget, second_look, answer_prefix=answer_prefix)
     seconds = scores.seconds + (0.0 if ranked is scores else ranked.seconds)
     chosen = pick(ranked.values, ranked.segments, budget, keep, neighbours, keep_head)
     return _read_chosen(lm, prompt, tokens, scores, ranked, chosen, max_new_tokens, {"score": seconds}, stream)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from npukv.errors import InputError
 from npukv.language_model import LanguageModel
 from npukv.parallel.ranks import ALONE, Ranks
 from npukv.prompt import build_prompt
+from npukv.relevance.pick import Keep
 from npukv.relevance.plan import Plan
 from npukv.relevance.scores import Scores
 from npukv.text import Tokens
@@ -22,6 +24,21 @@ if TYPE_CHECKING:
 TIMES, FEWEST = 4, 16
 #: Measures whose certainty is taken from it: not XL3M's own, which is the paper's as published.
 MEASURES = ("certainty+question+words", "certainty+question", "certainty")
+
+
+def check_second_look(measure: str, keep: Keep, ahead: bool) -> None:
+    """Raises InputError where a second look would change nothing: it is asked for in vain."""
+    if not ahead:
+        raise InputError(
+            "got a second look and no question ahead, expected both: it reads the question before the segments; drop "
+            "--no-ahead or --second-look"
+        )
+    if keep.passages:
+        raise InputError("got a second look and --keep passages, expected one of them: passages are read anew anyhow")
+    if measure not in MEASURES:
+        raise InputError(
+            f"got a second look by measure {measure!r}, expected one with certainty: {', '.join(MEASURES)}"
+        )
 
 
 def best_of(scores: Scores, kept: int) -> np.ndarray:

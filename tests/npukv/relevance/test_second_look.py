@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npukv
+from npukv.errors import InputError
 from npukv.prompt import build_prompt
 from npukv.relevance import answer as module
 from npukv.relevance.answer import answer_from
@@ -112,9 +113,27 @@ def test_answers_come_from_the_second_look_where_it_is_asked_for(
     assert answer_from(llama, tokens, said.scores, **options, **twice).segments == said.segments
     monkeypatch.setattr(module, "look_again", None)  # from here on nobody looks twice
     once = [said.scores.segments[int(i)].char_start for i in said.scores.ranking()[:2]]
-    once_only: tuple[dict[str, bool], ...] = ({}, {"second_look": True, "ahead": False})
-    for refused in once_only:
-        given = npukv.answer(llama, tokens, QUESTION, **CUT, **options, **refused)
-        assert {part.start for part in given.segments} == set(once)
-        assert answer_from(llama, tokens, said.scores, **options, **refused).segments == given.segments
+    given = npukv.answer(llama, tokens, QUESTION, **CUT, **options)
+    assert {part.start for part in given.segments} == set(once)
+    assert answer_from(llama, tokens, said.scores, **options).segments == given.segments
     assert set(once) != set(best)  # else this test could not fail
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ahead": False}, "got a second look and no question ahead"),
+        ({"keep": "passages"}, "got a second look and --keep passages"),
+        ({"measure": "first"}, "got a second look by measure 'first', expected one with certainty"),
+    ],
+)
+def test_a_second_look_in_vain_is_refused_before_the_model_runs(
+    llama: Any, text: str, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = npukv.score_segments(llama, text, QUESTION, measure=options.get("measure", "certainty"), **CUT)
+    monkeypatch.setattr(llama.model, "forward", None)
+    with pytest.raises(InputError, match=message):
+        npukv.answer(llama, text, QUESTION, second_look=True, **options)
+    rest = {name: value for name, value in options.items() if name != "measure"}
+    with pytest.raises(InputError, match=message):
+        answer_from(llama, tokenize(llama.tokenizer, text), scores, second_look=True, **rest)
