@@ -43,7 +43,7 @@ class Batches(Dataset):
             tokens = np.load(self.array, mmap_mode="r")
             tokenizer = Tokenizer.from_file(str(self.tokenizer))
             self.sequences = Sequences(tokens, tokenizer, self.words, self.mix)
-        short = step < SHORT_STEPS or step % 5 in (1, 3)
+        short = step < SHORT_STEPS or step % 5 in self.mix.short
         length = self.length // 4 if short else self.length
         batch = step * self.ranks + self.rank
         rows = [self._row(f"{self.seed} {batch} {row}", length) for row in range(self.tokens // length)]

@@ -27,7 +27,6 @@ from npukv.evaluation.words import draw_key, draw_number
 
 SPLIT = "train"
 FRESH = 64  # coined words of a row: more than it takes
-AHEAD = 1, 1, 1, 1, 2, 4  # questions before a context, each number as often as it stands here
 
 
 class Sequences(RulerDocuments):
@@ -91,8 +90,8 @@ class Sequences(RulerDocuments):
     def _document(self, rng: random.Random, size: int) -> tuple[list[int], list[int]]:
         self.ahead = 0
         if self.mix.ahead and rng.random() < self.mix.ahead:
-            self.ahead = rng.choice(AHEAD)
-            if rng.random() < 0.6:  # few of a document's answers are to questions before it: more documents, then
+            self.ahead = rng.choice(self.mix.before)
+            if rng.random() < self.mix.clipped:
                 size = min(size, rng.randrange(192, 640))
             size = max(128, size - 22 * self.ahead)
         draw = rng.random()

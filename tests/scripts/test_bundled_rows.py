@@ -109,7 +109,7 @@ def test_variations_keep_the_fact(sequences: bundled_sequences.Sequences, kind: 
 
 
 @pytest.mark.parametrize(
-    "mix", ["wide", "written", "grafted", "coined", "fresh", "spliced", "ahead", "absent", "missed"]
+    "mix", ["wide", "written", "grafted", "coined", "fresh", "spliced", "ahead", "absent", "missed", "long"]
 )
 def test_wide_rows_keep_the_fact_and_show_no_held_out_form(sequences: bundled_sequences.Sequences, mix: str) -> None:
     wide = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, bundled_mixes.MIXES[mix])
