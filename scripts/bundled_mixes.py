@@ -36,7 +36,7 @@ class Mix:
     facts: tuple[int, ...] = (1, 1, 1, 2, 3, 4, 6, 8, 8, 12, 16, 20)  # of a context, likewise
     questions: tuple[int, ...] = (1, 1, 2, 4, 6, 8)  # likewise
     ahead: float = 0.0  # documents that also begin with some of their questions
-    clipped: float = 0.6  # of these, the ones that are kept short: few of a document's answers are to questions before it
+    clipped: float = 0.6  # of these, the ones kept short: few of their answers are to questions before them
     before: tuple[int, ...] = (1, 1, 1, 1, 2, 4)  # questions before such a context, drawn likewise
     short: tuple[int, ...] = (1, 3)  # of every five steps, those whose rows are a quarter as long
     absent: float = 0.13  # questions whose fact is not in the context

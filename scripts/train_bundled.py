@@ -59,7 +59,7 @@ def settings() -> argparse.Namespace:
     parser.add_argument("--mean-with", type=Path, nargs="+", help="--write-model writes the mean with these folders'")
     parser.add_argument("--minutes", type=float, default=9.0, help="training time of this call")
     parser.add_argument("--tokens", type=int, default=131072, help="per step")
-    parser.add_argument("--length", type=int, default=2048, help="context; the mix says how many steps have rows of a quarter")
+    parser.add_argument("--length", type=int, default=2048, help="context; a quarter in some steps, as --mix has it")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--heads", type=int, default=8)
