@@ -6,7 +6,8 @@ DATA holds classics/train_*.jsonl.xz (four files are enough), classics/valid.jso
 results.json, tables.txt and records.jsonl.xz (every single result). Words and templates of facts are held out from
 training; so are the texts, except in part c, for which 20M tokens of held-out text do not exist.
 
-a  in a context of 2K: every task, and bits per byte on held-out novels, beside a baseline model's
+a  in a context of 2K: every task, read whole and by its best segments alone; bits per byte on held-out novels, beside
+   a baseline model's
 b  256 segments, easy (no rivals), hard (rivals in a quarter of the segments), decoys: ranks and answers by measure and
    by number of segments kept
 c  20M tokens with rivals in a quarter of the segments: 20 facts: ranks, answers, time
@@ -16,14 +17,11 @@ d  RULER at 128K through XL3M beside RULER in the model's own context; in rounds
 from __future__ import annotations
 
 import argparse
-import json
-import lzma
 import multiprocessing
 import os
 import sys
 import time
 import traceback
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import islice
@@ -33,6 +31,7 @@ from typing import Any
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the worker processes are the parallelism
 
 from bundled_wordings import ask_in_kept_back_forms
+from evaluate_tables import Log, percent, ranks_and_answers
 from evaluate_work import (
     OVERLAP,
     SEGMENT,
@@ -56,7 +55,6 @@ from npukv.evaluation.methods import Inapplicable, find_method
 from npukv.evaluation.metrics import mean_and_interval, score_output
 from npukv.evaluation.perplexity import measure_perplexity
 from npukv.evaluation.sample import Sample
-from npukv.evaluation.summary import write_json, write_text
 from npukv.evaluation.tasks import find_tasks
 from npukv.relevance.measures import DEFAULT
 from npukv.relevance.pick import parse_keep
@@ -117,20 +115,30 @@ def run_cases(
 
 
 def in_context(lm: Any, works: dict[str, Iterator[Work | None]], log: Log) -> dict[str, Any]:
-    """Part a: every task within the model's context."""
+    """Part a: every task within the model's context: read whole, and its best segments alone."""
+    columns = {
+        "full" + BEHIND: "question behind",
+        f"xl3m:{DEFAULT}:1": "best segment",
+        f"xl3m:{DEFAULT}:2": "best two",
+    }
     table = log.results.setdefault("in_context", {})
     for name, made in works.items():
-        records = run_cases(lm, made, ["full", "full" + BEHIND])
+        records = run_cases(lm, made, ["full", *columns])
         if records:
-            ahead, behind = (
-                mean_and_interval(record["score"] for record in records if record["method"].endswith(BEHIND) == side)
-                for side in (False, True)
-            )
-            table[name] = ahead | {"question behind": behind}
+            by = {
+                method: mean_and_interval(record["score"] for record in records if record["method"] == method)
+                for method in ("full", *columns)
+            }
+            table[name] = by["full"] | {column: by[method] for method, column in columns.items()}
             log.keep("a", records)
-            print(f"{name}: {percent(ahead)}, question behind alone {percent(behind)}, N = {ahead['n']}", flush=True)
-    rows = [[name, percent(score), percent(score["question behind"]), score["n"]] for name, score in table.items()]
-    log.table("a. In the model's context", rows, ["task", "score (%, 95%)", "question behind alone", "N"])
+            print(
+                f"{name}: {', '.join(f'{m} {percent(s)}' for m, s in by.items())}, N = {table[name]['n']}", flush=True
+            )
+    rows = [
+        [name, percent(score), *(percent(score[column]) for column in columns.values()), score["n"]]
+        for name, score in table.items()
+    ]
+    log.table("a. In the model's context", rows, ["task", "whole (%, 95%)", *columns.values(), "N"])
     return table
 
 
@@ -216,79 +224,6 @@ def ruler(
     ]
     log.table(f"d. RULER at {tokens:,} tokens, N = {done}", rows, ["task", "own context, full", *methods])
     return found
-
-
-def ranks_and_answers(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """For each method: scores, and how often the evidence is first or among the first four, in all and by kind."""
-
-    def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        ranks = [row["rank"] for row in rows if row["rank"] is not None]
-        return {
-            "score": mean_and_interval(row["score"] for row in rows),
-            "best1": mean_and_interval(float(rank < 1) for rank in ranks) if ranks else None,
-            "best4": mean_and_interval(float(rank < 4) for rank in ranks) if ranks else None,
-            "ranks": ranks,
-        }
-
-    grouped = defaultdict(list)
-    for record in records:
-        grouped[record["method"]].append(record)
-    found = {}
-    for method, group in grouped.items():
-        kinds = {kind: [row for row in group if row["task"].endswith(kind.replace(" ", ""))] for kind in KINDS}
-        found[method] = {**figures(group), "kinds": {kind: figures(rows) for kind, rows in kinds.items() if rows}}
-    return found
-
-
-def percent(score: dict[str, Any] | None) -> str:
-    if score is None:
-        return "–"
-    return f"{100 * score['mean']:.1f} ({100 * score['low']:.0f}–{100 * score['high']:.0f})"
-
-
-class Log:
-    """Tables as they come, on standard output and in a file; all figures in another, single results in a packed one.
-
-    What has been measured is in the files at once: a long evaluation may be stopped.
-    """
-
-    def __init__(self, out: Path, results: dict[str, Any]):
-        self.out, self.results = out, results
-        self.text = ""
-        self.records = out / "records.jsonl.xz"
-        self.records.unlink(missing_ok=True)
-
-    def table(self, title: str, rows: Sequence[Sequence[Any]], head: Sequence[str]) -> None:
-        cells = [[str(cell) for cell in row] for row in (head, *rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
-        ]
-        added = "\n".join(["", title, *lines, ""])
-        print(added, flush=True)
-        self.text += added
-        write_text(self.out / "tables.txt", self.text)
-
-    def ranks(self, title: str, found: dict[str, Any]) -> None:
-        rows = []
-        for method, entry in found.items():
-            row = [method, percent(entry["best1"]), percent(entry["best4"]), percent(entry["score"])]
-            for kind in KINDS:
-                cell = entry["kinds"].get(kind)
-                first = f" / {100 * cell['best1']['mean']:.0f}" if cell and cell["best1"] else ""
-                row.append(f"{100 * cell['score']['mean']:.0f}{first}" if cell else "–")
-            rows.append(row)
-        head = ["method", "rank 1 (%, 95%)", "top 4", "answers", *(f"{kind}: answers / rank 1" for kind in KINDS)]
-        self.table(title, rows, head)
-
-    def keep(self, part: str, records: Sequence[dict[str, Any]]) -> None:
-        """Single results, and the figures they came with."""
-        with lzma.open(self.records, "at", encoding="utf-8", preset=1) as file:
-            file.writelines(json.dumps({"part": part, **record}) + "\n" for record in records)
-        self.save()
-
-    def save(self) -> None:
-        write_json(self.out / "results.json", self.results)
 
 
 def arguments() -> argparse.Namespace:
