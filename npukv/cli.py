@@ -53,16 +53,12 @@ Devices = Annotated[str, typer.Option(help="Cards of this machine to use: a numb
 Index = Annotated[
     Path | None, typer.Option(help="Directory that keeps what is made of a text once.", show_default="that of --run")
 ]
-Mode = Annotated[
-    str,
-    typer.Option(
-        help="exact scores all segments; sketch, words, bm25 and 8bit only those a cheaper look finds promising."
-    ),
-]
+Mode = Annotated[str, typer.Option(help="exact: all segments; sketch, words, bm25, 8bit: those a cheaper look finds.")]
 Forward = Annotated[str, typer.Option(help="How the model reads: auto, plain, fused (compiled blocks) or 8bit.")]
 Shortlist = Annotated[str, typer.Option(help="How many segments the other modes score: 1% (at least 16) or a number.")]
 Ahead = Annotated[bool, typer.Option(help="Answer with the question before the text, too, where it fits twice.")]
 SecondLook = Annotated[bool, typer.Option(help="Score the best again with the question ahead (not with --no-ahead).")]
+Whole = Annotated[bool, typer.Option(help="Read a text that fits the context whole; or choose segments of it, too.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Greatest length of the answer.")]
 
 _MEASURE = "certainty+question+words"
@@ -82,6 +78,7 @@ def ask(
     keep_head: KeepHead = False,
     ahead: Ahead = True,
     second_look: SecondLook = False,
+    whole: Whole = True,
     measure: Measure = _MEASURE,
     horizon: Horizon = None,
     answer_prefix: AnswerPrefix = "",
@@ -120,6 +117,7 @@ def ask(
             keep_head=keep_head,
             ahead=ahead,
             second_look=second_look,
+            whole=whole,
             max_new_tokens=max_new_tokens,
             segment=segment,
             overlap=overlap,

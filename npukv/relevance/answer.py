@@ -70,6 +70,7 @@ def answer(
     keep_head: bool = False,
     ahead: bool = True,
     second_look: bool = False,
+    whole: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
     segment: int | None = None,
     overlap: int | None = None,
@@ -89,7 +90,7 @@ def answer(
     """Answer a question over a text that may be far longer than the model's context (XL3M, arXiv 2405.17755).
 
     The most relevant segments, in the text's order, followed by the question, are the key context the model answers
-    from. A text that fits the context is read whole, without scoring.
+    from. A text that fits the context is read whole, without scoring, unless ``whole`` says otherwise.
 
     Args:
         keep: how many segments: a number, "fill" (as many as the context holds), "margin:NATS", or "passages": the best
@@ -101,6 +102,8 @@ def answer(
         second_look: the best of them are scored again with the question ahead, too, before those to keep are chosen
             (`npukv.relevance.second_look`), by a measure with certainty; they are not where the context has no room for
             it twice beside a segment.
+        whole: read a text that fits the context whole. Otherwise segments are chosen from it as from a longer one: what
+            a small model misreads in a full context it may read right in a segment (README, measured results).
         max_new_tokens: the answer's greatest length.
         stream: called with each piece of the answer as it comes.
         ranks: rank 0 answers; the others wait, and get the same answer.
@@ -130,16 +133,15 @@ def answer(
     }
     plan = make_plan(lm, tokens, (question,), **cutting)  # refuses wrong options whatever the text's length
     length = plan.segments[0].end - plan.segments[0].start
-    if len(tokens) <= room_for_text(lm, prompt, max_new_tokens):
+    if whole and len(tokens) <= room_for_text(lm, prompt, max_new_tokens):
         length = len(tokens)
     prompt = prompt_for_answer(lm, question, length, max_new_tokens, answer_prefix, ahead)
     budget = room_for_text(lm, prompt, max_new_tokens)
-    if len(tokens) <= budget:
-        whole = (Used(0, tokens.characters, None),)
-
+    if whole and len(tokens) <= budget:
         read = None
         if ranks.first:
-            read = _read(lm, prompt, tokens, [(0, len(tokens))], whole, None, max_new_tokens, seconds, stream)
+            used = (Used(0, tokens.characters, None),)
+            read = _read(lm, prompt, tokens, [(0, len(tokens))], used, None, max_new_tokens, seconds, stream)
         return ranks.agree(read, "answer")
     pick(np.zeros(len(plan.segments)), plan.segments, budget, Keep(1))  # refuses segments no budget holds
     scores = score_segments(

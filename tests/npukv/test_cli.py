@@ -69,6 +69,14 @@ def test_text_that_fits_is_said_to_be_read_whole(run: Run, model: Path, tmp_path
     assert "read whole: " in err
 
 
+def test_segments_of_a_text_that_fits_can_be_chosen_too(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.md").write_text("In Egypt. " * 12)
+    code, _, err = run("ask", tmp_path / "short.md", *options(model), "--no-whole", "--segment", 20, "--overlap", 2)
+    assert code == 0
+    assert "read whole" not in err
+    assert "segments, scored in" in err
+
+
 def test_json_is_one_object(run: Run, model: Path, book: Path, text: str) -> None:
     code, out, _ = run("ask", book, *options(model), "--json", "--segment", 40, "--overlap", 4, "--keep", 2)
     assert code == 0

@@ -116,6 +116,21 @@ def test_the_question_stands_ahead_where_there_is_room_for_it_twice(
     assert prompts[-1][: len(ahead.head)] != list(ahead.head)
 
 
+def test_segments_are_chosen_from_a_text_that_fits_where_that_is_asked_for(
+    llama: Any, text: str, prompts: list[list[int]]
+) -> None:
+    piece = text[:300]
+    asked: dict[str, Any] = {"segment": 40, "overlap": 4, "keep": 1, "max_new_tokens": 8}
+    assert npukv.answer(llama, piece, QUESTION, **asked).scores is None
+    given = npukv.answer(llama, piece, QUESTION, whole=False, **asked)
+    assert given.scores is not None
+    best = given.scores.segments[int(given.scores.ranking()[0])]
+    assert [(part.start, part.end) for part in given.segments] == [(best.char_start, best.char_end)]
+    assert given.tokens["key_context"] == len(prompts[-1]) < len(prompts[0])
+    short = npukv.answer(llama, text[:60], QUESTION, whole=False, **asked)  # less than one segment
+    assert [(part.start, part.end) for part in short.segments] == [(0, 60)]
+
+
 def test_segments_are_scored_with_the_question_behind_them_alone(llama: Any, text: str) -> None:
     asked: dict[str, Any] = {"segment": 40, "max_new_tokens": 4}
     scores = [npukv.answer(llama, text, QUESTION, ahead=ahead, **asked).scores for ahead in (False, True)]
