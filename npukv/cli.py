@@ -45,7 +45,7 @@ AnswerPrefix = Annotated[str, typer.Option(help="Words the answer is made to beg
 Run = Annotated[Path | None, typer.Option(help="Directory that keeps the scores; an interrupted run resumes from it.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Segments per forward pass.", show_default="by free memory")]
 KeepOption = Annotated[
-    str, typer.Option("--keep", help="Segments to answer from: a number, fill, margin:NATS, or passages of the best.")
+    str, typer.Option("--keep", help="Segments to answer from: a number, fill, margin:NATS, passages, passages:NATS.")
 ]
 Neighbours = Annotated[int, typer.Option(min=0, help="Also take this many segments beside each kept one.")]
 KeepHead = Annotated[bool, typer.Option("--keep-head", help="Always take the text's first segment.")]

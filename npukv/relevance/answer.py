@@ -94,7 +94,8 @@ def answer(
 
     Args:
         keep: how many segments: a number, "fill" (as many as the context holds), "margin:NATS", or "passages": the best
-            segments are read again in passages, of which the context holds the best (for answers in several places).
+            segments are read again in passages, of which the context holds the best (for answers in several places);
+            "passages:NATS": and of these only those whose score is within so many nats of the best.
         neighbours: also take this many segments on each side of a chosen one.
         keep_head: always take the text's first segment.
         ahead: the key context has the question before the text, too (`npukv.prompt.build_prompt`), where there is room

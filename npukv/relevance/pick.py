@@ -28,7 +28,7 @@ class Keep:
 
 def parse_keep(value: int | str | Keep) -> Keep:
     """ "4" or 4: the best four; "fill": as many as fit; "margin:0.5": those within 0.5 nats of the best; "passages": as
-    many passages of the best as fit.
+    many passages of the best as fit; "passages:1": of these, those within 1 nat of the best.
 
     Raises:
         InputError: anything else.
@@ -42,15 +42,15 @@ def parse_keep(value: int | str | Keep) -> Keep:
             return Keep(count=None)
         if kind == "passages" and not amount:
             return Keep(count=None, passages=True)
-        if kind == "margin" and float(amount) >= 0:
-            return Keep(count=None, margin=float(amount))
+        if kind in ("margin", "passages") and float(amount) >= 0:
+            return Keep(count=None, margin=float(amount), passages=kind == "passages")
         if int(text) >= 1:
             return Keep(count=int(text))
     except ValueError:
         pass
     raise InputError(
-        f"got keep {value!r}, expected a number of segments (1 or more), fill, passages, or margin:NATS such as "
-        "margin:0.5"
+        f"got keep {value!r}, expected a number of segments (1 or more), fill, passages, margin:NATS or passages:NATS "
+        "such as margin:0.5"
     )
 
 

@@ -81,6 +81,17 @@ def test_answers_from_the_best_passages_in_the_texts_order(llama: Any, text: str
     assert (again.text, [part.start for part in again.segments]) == (said.text, [p.start for p in said.segments])
 
 
+def test_of_the_passages_those_within_a_margin_of_the_best(llama: Any, text: str) -> None:
+    tokens = tokenize(llama.tokenizer, text)
+    options: dict[str, Any] = {"segment": 40, "overlap": 8, "max_new_tokens": 8}
+    many = npukv.answer(llama, tokens, QUESTION, keep="passages", **options).segments
+    scores = sorted(part.score for part in many if part.score is not None)
+    margin = (scores[1] + scores[2]) / 2 - scores[0]  # between the second and the third
+    few = npukv.answer(llama, tokens, QUESTION, keep=f"passages:{margin:.6f}", **options).segments
+    assert sorted(part.score for part in few if part.score is not None) == scores[:2] != scores
+    assert {part.start for part in few} < {part.start for part in many}
+
+
 def _prompt(lm: Any) -> Any:
     from npukv.prompt import build_prompt
 
