@@ -97,10 +97,10 @@ def ask(
     _on_several(files, devices, device)
     from npukv.language_model import load
     from npukv.parallel.ranks import join
-    from npukv.relevance.answer import KEEP, answer
+    from npukv.relevance.answer import answer
     from npukv.relevance.pick import parse_keep
 
-    wanted = parse_keep(keep or KEEP)
+    wanted = parse_keep(keep) if keep else None
     with join(device) as ranks, _progress(ranks) as progress:
         lm = load(model, ranks.device or device, dtype)
 
@@ -192,7 +192,6 @@ def score(
     from npukv.errors import InputError
     from npukv.language_model import load
     from npukv.parallel.ranks import join
-    from npukv.relevance.answer import KEEP
     from npukv.relevance.measures import Measured
     from npukv.relevance.pick import parse_keep, pick
     from npukv.relevance.plan import make_plan
@@ -202,7 +201,7 @@ def score(
     from npukv.relevance.shortlist import shortlists
     from npukv.relevance.words import word_shares
 
-    wanted = parse_keep(keep or KEEP)
+    wanted = parse_keep(keep or 1)
     if wanted.passages:
         raise InputError("got --keep passages, expected a number, fill or margin:NATS; passages are for npukv ask")
     if plot is not None:

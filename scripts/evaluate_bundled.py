@@ -56,6 +56,7 @@ from npukv.evaluation.metrics import mean_and_interval, score_output
 from npukv.evaluation.perplexity import measure_perplexity
 from npukv.evaluation.sample import Sample
 from npukv.evaluation.tasks import find_tasks
+from npukv.relevance.answer import KEEP
 from npukv.relevance.measures import DEFAULT
 from npukv.relevance.pick import parse_keep
 
@@ -119,7 +120,7 @@ def in_context(lm: Any, works: dict[str, Iterator[Work | None]], log: Log) -> di
     columns = {
         "full" + BEHIND: "question behind",
         f"xl3m:{DEFAULT}:1": "best segment",
-        f"xl3m:{DEFAULT}:2": "best two",
+        f"xl3m:{DEFAULT}:{KEEP}": KEEP,
     }
     table = log.results.setdefault("in_context", {})
     for name, made in works.items():
@@ -176,7 +177,7 @@ def long_text(lm: Any, samples: list[Sample], pool: Any, log: Log) -> dict[str, 
     batch = max(1, 4 * lm.device.batch_tokens // SEGMENT)  # several questions share the segments' reading
     once = Case(lm, samples[:1], tokens=tokens, segment=SEGMENT, overlap=OVERLAP)
     seconds["one question"] = once.scores[0].seconds
-    ranked = [*(f"xl3m:{measure}:1" for measure in MEASURES), TWO_LOOKS]
+    ranked = [*(f"xl3m:{measure}:1" for measure in MEASURES), f"xl3m:{DEFAULT}:{KEEP}", TWO_LOOKS]
     records = run_cases(lm, [(samples, tokens)], ["oracle", "last", *ranked], batch)
     log.keep("c", records)
     seconds["all questions"] = max(record["seconds"] for record in records)
@@ -203,7 +204,7 @@ def ruler(
     log: Log,
 ) -> dict[str, Any]:
     """Part d: RULER at ``tokens`` tokens through XL3M, in rounds until the deadline; beside it, in the own context."""
-    methods = [*(f"xl3m:{DEFAULT}:{keep}" for keep in ("1", "fill", "passages")), "last", "oracle"]
+    methods = [*(f"xl3m:{DEFAULT}:{keep}" for keep in ("1", KEEP, "fill", "passages")), "last", "oracle"]
     records: list[dict[str, Any]] = []
     found = log.results.setdefault("ruler", {})
     done = 0
@@ -241,7 +242,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ruler-from", type=int, default=0, help="first seed of d, which two processes can share")
     parser.add_argument("--seconds", type=float, default=225, help="after so long, no further round of d begins")
     parser.add_argument("--level-seconds", type=float, default=60, help="scoring time of each level of b")
-    parser.add_argument("--keeps", default="1,2,4,fill,passages", help="segments kept in b, by the default measure")
+    parser.add_argument(
+        "--keeps", default=f"1,{KEEP},2,4,fill,passages", help="segments kept in b, by the default measure"
+    )
     parser.add_argument("--levels", default="easy,hard,decoy", help="levels of b")
     parser.add_argument("--kept-back", action="store_true", help="in sentences by the hands that wrote training's")
     parser.add_argument("--no-novels", action="store_true", help="leave bits per byte out of a")

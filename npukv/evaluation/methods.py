@@ -181,11 +181,12 @@ def _best(case: Case, i: int, order: np.ndarray, keep: str, values: np.ndarray |
 def _relevant(case: Case, i: int, measure: str, keep: str, second_look: bool) -> Choice:
     """The best segments or passages by a measure, and all segments as the measure ranks them, the last look first."""
     from npukv.relevance import measures
-    from npukv.relevance.answer import KEEP
+    from npukv.relevance.answer import default_keep
     from npukv.relevance.pick import merge, parse_keep, pick
 
-    wanted, room = parse_keep(keep or KEEP), case.room(i)
     scores = replace(case.scores[i], measure=measure or measures.DEFAULT)
+    wanted = parse_keep(keep) if keep else default_keep(scores.measure, second_look)
+    room = case.room(i)
     found = case.rank_again(i, scores, wanted, room, second_look)
     chosen = pick(found.values, found.segments, room, wanted)
     order = scores.ranking()

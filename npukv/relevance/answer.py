@@ -26,9 +26,10 @@ from npukv.relevance.second_look import check_second_look, look_again
 from npukv.relevance.shortlist import SHORTLIST, check_mode, shortlist_size
 from npukv.text import Tokens
 
-#: Segments kept by default: the bundled model answers best from one, and more of them confuse it when they hold rival
-#: facts (README, measured results). Larger models can use more.
-KEEP = 1
+#: What is kept by default, with the default measure: passages of the best segments, within half a nat of the best one.
+#: That is mostly one place; where two could be meant, the model sees both, and whole segments of more would confuse it
+#: (README, measured results). Larger models can use more.
+KEEP = "passages:0.5"
 MAX_NEW_TOKENS = 64
 
 
@@ -65,7 +66,7 @@ def answer(
     text: str | Tokens,
     question: str,
     *,
-    keep: int | str | Keep = KEEP,
+    keep: int | str | Keep | None = None,
     neighbours: int = 0,
     keep_head: bool = False,
     ahead: bool = True,
@@ -95,9 +96,10 @@ def answer(
     Args:
         keep: how many segments: a number, "fill" (as many as the context holds), "margin:NATS", or "passages": the best
             segments are read again in passages, of which the context holds the best (for answers in several places);
-            "passages:NATS": and of these only those whose score is within so many nats of the best.
-        neighbours: also take this many segments on each side of a chosen one.
-        keep_head: always take the text's first segment.
+            "passages:NATS": and of these only those whose score is within so many nats of the best. None = see
+            `default_keep`.
+        neighbours: also take this many segments (or passages) on each side of a chosen one.
+        keep_head: always take the text's first segment (or passage).
         ahead: the key context has the question before the text, too (`npukv.prompt.build_prompt`), where there is room
             for it twice. Segments are scored with it behind them alone, so that several questions share their reading.
         second_look: the best of them are scored again with the question ahead, too, before those to keep are chosen
@@ -116,7 +118,7 @@ def answer(
     >>> answer = npukv.answer(npukv.load(), text, "What is the pass key?")
     >>> answer.text, answer.segments[0].start
     """
-    keep = parse_keep(keep)
+    keep = default_keep(measure, second_look) if keep is None else parse_keep(keep)
     if second_look:
         check_second_look(measures.check(measure), keep, ahead)
     shortlist_size(shortlist if check_mode(mode) != "exact" else SHORTLIST, 1)  # refuses wrong ones
@@ -186,7 +188,7 @@ def answer_from(
     tokens: Tokens,
     scores: Scores,
     *,
-    keep: int | str | Keep = KEEP,
+    keep: int | str | Keep | None = None,
     neighbours: int = 0,
     keep_head: bool = False,
     ahead: bool = True,
@@ -205,13 +207,19 @@ def answer_from(
     length = scores.segments[0].end - scores.segments[0].start
     prompt = prompt_for_answer(lm, scores.asked, length, max_new_tokens, answer_prefix, ahead)
     budget = room_for_text(lm, prompt, max_new_tokens)
-    keep = parse_keep(keep)
+    keep = default_keep(scores.measure, second_look) if keep is None else parse_keep(keep)
     if second_look:
         check_second_look(scores.measure, keep, ahead)
     ranked = rank_again(lm, tokens, scores, keep, budget, second_look, answer_prefix=answer_prefix)
     seconds = scores.seconds + (0.0 if ranked is scores else ranked.seconds)
     chosen = pick(ranked.values, ranked.segments, budget, keep, neighbours, keep_head)
     return _read_chosen(lm, prompt, tokens, scores, ranked, chosen, max_new_tokens, {"score": seconds}, stream)
+
+
+def default_keep(measure: str, second_look: bool = False) -> Keep:
+    """What is kept where nobody says how much: `KEEP`; the best segment alone by other measures, whose nats are others,
+    and after a second look, which is at segments."""
+    return parse_keep(KEEP if measure == measures.DEFAULT and not second_look else 1)
 
 
 def rank_again(

@@ -93,7 +93,12 @@ def test_xl3m_reads_the_segments_its_measure_ranks_first(llama: Any, text: str) 
         wanted = sorted(int(i) for i in order[:2])
         assert choice.spans[0][0] == case.segments[wanted[0]].start
         assert choice.spans[-1][1] == case.segments[wanted[-1]].end
-    assert find_method("xl3m")(case, 0).spans == find_method(f"xl3m:certainty+question+words:{KEEP}")(case, 0).spans
+    for short, long in (
+        ("xl3m", f"xl3m:certainty+question+words:{KEEP}"),
+        ("xl3m:first", "xl3m:first:1"),
+        ("xl3m-twice", "xl3m-twice:certainty+question+words:1"),
+    ):
+        assert find_method(short)(case, 0).spans == find_method(long)(case, 0).spans
     filled = sum(end - start for start, end in find_method("xl3m:first:fill")(case, 0).spans)
     segment = case.segments[0].end - case.segments[0].start
     assert case.room(0) - segment < filled <= case.room(0)

@@ -12,7 +12,7 @@ import npukv
 from npukv.errors import InputError, ModelError
 from npukv.prompt import build_prompt
 from npukv.relevance import answer as module
-from npukv.relevance.answer import answer_from
+from npukv.relevance.answer import KEEP, answer_from
 from npukv.relevance.second_look import look_again
 from npukv.text import tokenize
 
@@ -106,11 +106,11 @@ def test_the_question_stands_ahead_where_there_is_room_for_it_twice(
         assert npukv.answer(llama, piece, QUESTION, max_new_tokens=20).scores is None
         assert prompts[-1] == [*prompt.head, *tokenize(llama.tokenizer, piece).ids, *prompt.after]
     for length, prompt in ((room, ahead), (room + 1, plain)):
-        given = npukv.answer(llama, text, QUESTION, max_new_tokens=20, segment=length)
+        given = npukv.answer(llama, text, QUESTION, max_new_tokens=20, segment=length, keep=1)
         assert given.tokens["key_context"] == length + len(prompt)
         assert prompts[-1][: len(prompt.head)] == list(prompt.head)
         assert given.scores is not None
-        answer_from(llama, tokens, given.scores, max_new_tokens=20)
+        answer_from(llama, tokens, given.scores, max_new_tokens=20, keep=1)
         assert prompts[-1] == prompts[-2]
     npukv.answer(llama, text[:200], QUESTION, max_new_tokens=20, ahead=False)
     assert prompts[-1][: len(ahead.head)] != list(ahead.head)
@@ -129,6 +129,25 @@ def test_segments_are_chosen_from_a_text_that_fits_where_that_is_asked_for(
     assert given.tokens["key_context"] == len(prompts[-1]) < len(prompts[0])
     short = npukv.answer(llama, text[:60], QUESTION, whole=False, **asked)  # less than one segment
     assert [(part.start, part.end) for part in short.segments] == [(0, 60)]
+
+
+def test_what_is_kept_by_default(llama: Any, text: str) -> None:
+    """Passages near the best one; one segment by a measure whose nats are others, and after a second look."""
+    tokens = tokenize(llama.tokenizer, text)
+    options: dict[str, Any] = {"segment": 40, "overlap": 8, "max_new_tokens": 4}
+    for asked, keep in (
+        ({}, KEEP),
+        ({"measure": "question"}, 1),
+        ({"second_look": True}, 1),
+    ):
+        given = npukv.answer(llama, tokens, QUESTION, **options, **asked)
+        wanted = npukv.answer(llama, tokens, QUESTION, keep=keep, **options, **asked)
+        assert given.segments == wanted.segments
+        assert (len(given.segments) == 1) is (keep == 1) or keep == KEEP
+        assert given.scores is not None
+        asked.pop("measure", None)
+        again = answer_from(llama, tokens, given.scores, max_new_tokens=4, **asked)
+        assert [(s.start, s.end) for s in again.segments] == [(s.start, s.end) for s in given.segments]
 
 
 def test_segments_are_scored_with_the_question_behind_them_alone(llama: Any, text: str) -> None:
