@@ -27,7 +27,7 @@ from npukv.evaluation.words import word_pool
 from npukv.generation import generate
 from npukv.progress import ProgressReport
 from npukv.prompt import build_prompt
-from npukv.relevance.answer import MAX_NEW_TOKENS, answer_from, key_context, room_for_text
+from npukv.relevance.answer import KEEP, MAX_NEW_TOKENS, answer_from, key_context, room_for_text
 from npukv.relevance.measures import DEFAULT, MEASURES
 from npukv.relevance.scores import Scores
 from npukv.text import tokenize
@@ -75,7 +75,7 @@ def main() -> None:
         for measure in MEASURES:
             row[f"rank, {measure}"] = best_rank(scores, measure, holding)
             by_measure = Scores(scores.asked, scores.segments, scores.measured, measure)
-            for keep in options.keep:
+            for keep in [*options.keep, KEEP] if measure == DEFAULT else options.keep:
                 said = answer_from(lm, tokens, by_measure, keep=keep).text
                 row[f"{measure}, {keep} kept"] = said
                 methods.setdefault(f"{measure}, {keep} kept", []).append(right(said, fact))
@@ -96,9 +96,9 @@ def main() -> None:
     for measure in MEASURES:
         print(f"ranks by {measure:20s} {[row[f'rank, {measure}'] for row in rows]}")
     for row in rows:
-        said = row[f"{DEFAULT}, 1 kept"]
+        said = row[f"{DEFAULT}, {KEEP} kept"]
         if not equals_first(said, [row["value"]]):
-            print(f"missed with one kept: {row['question']} -> {said!r}, expected {row['value']!r}")
+            print(f"missed by default: {row['question']} -> {said!r}, expected {row['value']!r}")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         record = {
