@@ -1,4 +1,4 @@
-"""A closer look at the best segments, in passages: for answers whose parts lie in several places."""
+"""A closer look at the best segments, in passages: where several places could be meant, and for answers in several."""
 
 from __future__ import annotations
 
