@@ -14,8 +14,8 @@ from bundled_data import BOS
 from bundled_documents import PLAIN, Asked
 from bundled_misses import near_misses
 from bundled_mixes import MIXES, Mix
+from bundled_natural_rows import NaturalDocuments
 from bundled_phrases import TOKENS, find_phrases
-from bundled_ruler import RulerDocuments
 from bundled_wide import Wide
 from bundled_wording import attribute, beginnings, coin, invent, reword, verb
 from bundled_wordings import read_forms
@@ -29,7 +29,7 @@ SPLIT = "train"
 FRESH = 64  # coined words of a row: more than it takes
 
 
-class Sequences(RulerDocuments):
+class Sequences(NaturalDocuments):
     """Draws rows from an array of tokens (uint16), a tokenizer and a list of words."""
 
     def __init__(self, tokens: np.ndarray, tokenizer, words: list[str], mix: Mix = MIXES["free"]):  # type: ignore[no-untyped-def]
@@ -94,6 +94,8 @@ class Sequences(RulerDocuments):
             if rng.random() < self.mix.clipped:
                 size = min(size, rng.randrange(192, 640))
             size = max(128, size - 22 * self.ahead)
+        if self.mix.natural and rng.random() < self.mix.natural:
+            return self._natural(rng, size)
         draw = rng.random()
         families = self._facts, self._needles, self._pairs, self._variables, self._common
         for family, share in zip(families, self.mix.families, strict=True):
@@ -138,6 +140,8 @@ class Sequences(RulerDocuments):
             for fact in rng.sample(facts, min(len(facts), 2)):
                 close = decoys(rng, fact, self.words, SPLIT)
                 shown += [(-1, text, "") for text in rng.sample(close, rng.randint(1, 3))]
+        if self.mix.beside and rng.random() < self.mix.beside:
+            shown += [(-1, text, "") for text in self._beside(rng)]
         taken = {fact.key for fact in facts}
         for i in sorted(left_out) if self.mix.alone else ():
             if facts[i].key and rng.random() < self.mix.alone and len(shown) < most:
