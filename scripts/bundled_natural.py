@@ -33,10 +33,12 @@ BEGINS = re.compile(r"""(?:^|[.!?]["')]*\s)["'(]*$""")
 LONELY = 3  # fewer values of a list than these are no choice
 
 SMALL = """one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-eighteen nineteen""".split()
+eighteen nineteen""".split()  # noqa: SIM905
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905
 MONTHS = """January February March April May June July August September October November
-December""".split()
+December""".split()  # noqa: SIM905
+
+PAST = "half past", "a quarter to", "a quarter past", "ten to", "twenty past"
 
 Pools = dict[str, tuple[str, ...]]
 
@@ -79,8 +81,8 @@ def _time(rng: random.Random) -> str:
         (
             f"{hour}:{minute:02d}",
             f"{hour}:{minute:02d}",
-            f"{hour}:{minute:02d} {rng.choice(('a.m.', 'p.m.'))}"[:-1],
-            f"{rng.choice(('half past', 'a quarter to', 'a quarter past', 'ten to', 'twenty past'))} {number_word(hour)}",
+            f"{hour}:{minute:02d} {rng.choice(('a.m', 'p.m'))}",  # the answer's own period follows
+            f"{rng.choice(PAST)} {number_word(hour)}",
             f"{number_word(hour)} o'clock",
         )
     )
@@ -138,13 +140,15 @@ GENERATED: dict[str, Callable[[random.Random], str]] = {
 PEOPLE = ("person", "man", "woman")
 NAMES = ("manfirst", "womanfirst", "surname", "job", "relative")
 ALIASES = {"family": "surname"}
-MALE = "Mr. Captain Sir Uncle Father Brother Professor Major Old Herr Signor Colonel Sergeant Judge".split()
-FEMALE = "Mrs. Miss Aunt Lady Sister Grandmother Madame Cousin Mother Old Dame Senora Nurse".split()
-EITHER = "Dr. Professor Inspector Captain Judge Cousin Doctor Councillor Constable Ms.".split()
-BY_FIRST_NAME = frozenset("Uncle Aunt Sister Brother Cousin Sir Lady Father Mother Dame Grandmother Old".split())
+MALE = "Mr. Captain Sir Uncle Father Brother Professor Major Old Herr Signor Colonel Sergeant Judge".split()  # noqa: SIM905
+FEMALE = "Mrs. Miss Aunt Lady Sister Grandmother Madame Cousin Mother Old Dame Senora Nurse".split()  # noqa: SIM905
+EITHER = "Dr. Professor Inspector Captain Judge Cousin Doctor Councillor Constable Ms.".split()  # noqa: SIM905
+BY_FIRST_NAME = frozenset(
+    "Uncle Aunt Sister Brother Cousin Sir Lady Father Mother Dame Grandmother Old".split()  # noqa: SIM905
+)
 # Proper names: any invented word may be one, with a capital.
 PROPER = frozenset(
-    "town street river island mountain house inn ship company school club band petname surname family title".split()
+    "town street river island mountain house inn ship company school club band petname surname family title".split()  # noqa: SIM905
 )
 
 

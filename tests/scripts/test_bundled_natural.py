@@ -25,13 +25,13 @@ import bundled_sequences  # noqa: E402
 from npukv.evaluation import templates  # noqa: E402
 from npukv.evaluation.words import held_out  # noqa: E402
 
-WORDS = [word for word in "harbour lantern weaver copper thistle marble".split() if not held_out(word)]
+WORDS = [word for word in ("harbour", "lantern", "weaver", "copper", "thistle", "marble") if not held_out(word)]
 NATURAL = replace(bundled_mixes.MIXES["natural"], natural=1.0, plain_rows=0.0, absent=0.0, ahead=0.0)
 
 
 def test_every_relation_can_be_told_and_asked() -> None:
     relations, pools = natural.read_relations()
-    assert len(relations) > 300
+    assert len(relations) > 1000
     for relation in relations:
         assert not natural.faults(relation, pools), relation.where
 
@@ -48,7 +48,7 @@ def test_no_held_out_word_fills_a_slot_and_no_held_out_attribute_is_told() -> No
             assert not named.search(text.lower()), relation.where
 
 
-def test_the_answer_stands_in_the_statement_and_not_in_the_question() -> None:
+def test_every_answer_stands_in_every_statement() -> None:
     relations, pools = natural.read_relations()
     fillers, rng = natural.Fillers(pools, WORDS), random.Random(0)
     for relation in relations:
