@@ -1,6 +1,6 @@
 """Facts as people write them, and questions about them: relations written by hand, filled with names and things.
 
-    python scripts/bundled_natural.py --check FILE...      # names what is wrong with them, and shows a few filled
+    python scripts/bundled_natural.py --check FILE...      # names what is wrong with them
 
 A file of scripts/natural/forms holds relations, one behind the other with an empty line between:
 
@@ -30,7 +30,7 @@ POOLS = "pools.txt"
 SLOT = re.compile(r"\{(\w+?)\}")
 # Where a filler begins a sentence: first of all, or behind the end of another, in quotes or not.
 BEGINS = re.compile(r"""(?:^|[.!?]["')]*\s)["'(]*$""")
-LONELY = 3  # fewer values of a list than these are no choice
+LONELY = 5  # values of a list, without those that hold held-out words: fewer are no choice
 
 SMALL = """one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
 eighteen nineteen""".split()  # noqa: SIM905
@@ -136,9 +136,7 @@ GENERATED: dict[str, Callable[[random.Random], str]] = {
     "date": _date,
     "code": _code,
 }
-# Types made of names; their lists are `NAMES`.
-PEOPLE = ("person", "man", "woman")
-NAMES = ("manfirst", "womanfirst", "surname", "job", "relative")
+PEOPLE = ("person", "man", "woman")  # made of the pools manfirst, womanfirst, surname and job
 ALIASES = {"family": "surname"}
 MALE = "Mr. Captain Sir Uncle Father Brother Professor Major Old Herr Signor Colonel Sergeant Judge".split()  # noqa: SIM905
 FEMALE = "Mrs. Miss Aunt Lady Sister Grandmother Madame Cousin Mother Old Dame Senora Nurse".split()  # noqa: SIM905
@@ -201,42 +199,33 @@ def faults(relation: Relation, pools: Pools) -> list[str]:
             found.append(f"{', '.join(sorted(missing))} not in every statement: {text}")
     if not relation.statements or not relation.questions:
         found.append("expected statements and questions")
+    for name, values in relation.lists.items():
+        if name in pools:
+            found.append(f"{name!r} is a type of all relations: name this list otherwise")
+        elif len(values) < LONELY:
+            found.append(f"the list of {name!r} has {len(values)} values, expected {LONELY} or more")
     return found
 
 
-def mend(relation: Relation, pools: Pools) -> Relation | None:
-    """The relation without the lines that are at fault, or None where nothing is left.
+def read_pools(folder: Path = FOLDER) -> Pools:
+    """Type -> values of all relations; those with held-out words are left out."""
+    return {name: values for part in read_file(folder / POOLS) for name, values in _trainable(part.lists).items()}
 
-    A statement that lacks a slot is left out where the others have it: what most questions need counts.
-    """
-    texts = relation.statements
-    asked = [set(slots(text)) | {slot} for slot, text in relation.questions if slot not in slots(text)]
-    wanted = [text for text in texts if sum(need <= set(slots(text)) for need in asked) * 2 >= len(asked)]
-    kept = Relation(wanted, list(relation.questions), relation.lists, relation.where)
-    if not wanted or not asked:
-        return None
-    named = " ".join(faults(kept, pools))
-    kept.statements = [text for text in kept.statements if text not in named]
-    kept.questions = [each for each in kept.questions if each[1] not in named]
-    return kept if kept.statements and kept.questions else None
+
+def _trainable(lists: Pools) -> Pools:
+    return {name: tuple(filter(free_of_held_out, values)) for name, values in lists.items()}
 
 
 def read_relations(folder: Path = FOLDER) -> tuple[list[Relation], Pools]:
-    """All relations, without lines at fault, and the lists of all; values with held-out words are left out."""
-    pools: Pools = {}
-    if (folder / POOLS).exists():
-        for part in read_file(folder / POOLS):
-            pools |= {name: tuple(filter(free_of_held_out, values)) for name, values in part.lists.items()}
+    """All relations of a folder, and `read_pools`; SystemExit names the first that is at fault."""
+    pools = read_pools(folder)
     relations = []
     for path in sorted(folder.glob("*.txt")):
         for relation in read_file(path) if path.name != POOLS else ():
-            own = {name: tuple(filter(free_of_held_out, values)) for name, values in relation.lists.items()}
-            relation.lists = {
-                name: values for name, values in own.items() if len(values) >= LONELY and name not in pools
-            }
-            mended = mend(relation, pools)
-            if mended:
-                relations.append(mended)
+            relation.lists = _trainable(relation.lists)
+            if named := faults(relation, pools):
+                raise SystemExit(f"{relation.where}: {named[0]} (all: bundled_natural.py --check {path})")
+            relations.append(relation)
     return relations, pools
 
 
@@ -261,6 +250,7 @@ class Fillers:
         proper = kind in PROPER or kind in ("manfirst", "womanfirst")
         if proper and rng.random() < self.invented:
             return rng.choice(self.words).capitalize()
+        # No word in the place of a relative: what it is whose tells nothing without it.
         if not proper and kind != "relative" and rng.random() < self.unlike:
             return rng.choice(self.words)
         return rng.choice(self.pools[kind])
@@ -279,7 +269,10 @@ class Fillers:
         return f"{title} {first if title in BY_FIRST_NAME else last}"
 
     def fill(self, rng: random.Random, relation: Relation, given: dict[str, str] | None = None) -> dict[str, str]:
-        """Slot -> filler, for all slots of a relation; those ``given`` stay. No two are alike."""
+        """Slot -> filler, for all slots of a relation; those ``given`` stay.
+
+        None holds another, so that an answer stands in one place; where eight draws give none, a word is taken.
+        """
         filled = dict(given or {})
         every = [slot for text in relation.statements for slot in slots(text)]
         for slot in dict.fromkeys(every):
@@ -310,19 +303,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", type=Path, nargs="+", required=True, metavar="FILE")
     options = parser.parse_args()
-    _, pools = read_relations()
-    known = set(pools)
+    if missing := [str(path) for path in options.check if not path.is_file()]:
+        parser.error(f"--check: no file {', '.join(missing)}; expected files of relations, such as those of {FOLDER}")
+    pools = read_pools()
     wrong = relations = 0
     for path in options.check:
-        if path.name == POOLS:
-            continue
-        for relation in read_file(path):
+        for relation in read_file(path) if path.name != POOLS else ():
             relations += 1
+            relation.lists = _trainable(relation.lists)
             named = faults(relation, pools)
-            if known:
-                named += [f"the list of {name!r} has {len(values)} values" for name, values in relation.lists.items()
-                          if len(values) < 5]  # fmt: skip
-                named += [f"{name!r} is a type of all relations" for name in relation.lists if name in known]
             wrong += bool(named)
             for each in named:
                 print(f"{relation.where}: {each}")

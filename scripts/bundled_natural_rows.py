@@ -21,7 +21,7 @@ class Told:
     statement: str
 
     def asks_the_same(self, question: str, other: Told) -> bool:
-        """Whether the question about this one could be meant for the other, likewise."""
+        """Whether the question about this one could as well be meant for the other."""
         return self.relation is other.relation and all(
             self.filled[each] == other.filled[each] for each in slots(question)
         )
@@ -78,26 +78,26 @@ class NaturalDocuments(RulerDocuments):
         return [self._tell(rng, rng.choice(self.relations)).statement for _ in range(rng.choice((1, 1, 2, 3)))]
 
     def _natural(self, rng: random.Random, size: int) -> tuple[list[int], list[int]]:
+        """A document about so many tokens long: ids and weights, as `Documents._join` gives them."""
         n = max(1, min((size - 60) // 70, rng.choice(self.mix.facts)))
         told = self._draw_told(rng, n)
-        left_out: set[int] = set()
-        asked: list[Asked] = []
+        asked: dict[str, Asked] = {}
+        about: set[int] = set()
         for i in [rng.randrange(n) for _ in range(min(n + 1, rng.choice(self.mix.questions)))]:
             one = told[i]
             slot, question = rng.choice(one.relation.questions)
-            if any(one.asks_the_same(question, other) for other in told if other is not one):
-                continue
-            if rng.random() < self.mix.absent:
-                left_out.add(i)
-            text = put_in(question, one.filled)
-            if all(text != each.question for each in asked):
-                asked.append(Asked(text, "", one.filled[slot]))
-        pieces = [self.ids(" " + each.statement) for i, each in enumerate(told) if i not in left_out]
-        for i in sorted(left_out):
-            if rng.random() < self.mix.alone:
-                # Told to be of others what is asked of one whose statement is not there.
-                other = self._tell(rng, told[i].relation)
-                pieces.append(self.ids(" " + other.statement))
-        tail = sum(len(self.ids(each.question)) + 20 for each in asked) + 8
+            if not any(one.asks_the_same(question, other) for other in told if other is not one):
+                text = put_in(question, one.filled)
+                asked.setdefault(text, Asked(text, "", one.filled[slot]))
+                about.add(i)
+        # Of a fact as of all others once, however many questions ask for it.
+        left_out = {i for i in sorted(about) if rng.random() < self.mix.absent}
+        shown = [each.statement for i, each in enumerate(told) if i not in left_out]
+        # Beside a fact that is not there others may have what is asked for, as in other families.
+        shown += [
+            self._tell(rng, told[i].relation).statement for i in sorted(left_out) if rng.random() < self.mix.alone
+        ]
+        pieces = [self.ids(" " + statement) for statement in shown]
+        tail = sum(len(self.ids(each.question)) + 20 for each in asked.values()) + 8
         context, _ = self._with_body(rng, size, pieces, tail)
-        return self._join(context, asked)
+        return self._join(context, list(asked.values()))

@@ -26,14 +26,17 @@ from npukv.evaluation import templates  # noqa: E402
 from npukv.evaluation.words import held_out  # noqa: E402
 
 WORDS = [word for word in ("harbour", "lantern", "weaver", "copper", "thistle", "marble") if not held_out(word)]
+FILES = sorted(path for path in natural.FOLDER.glob("*.txt") if path.name != natural.POOLS)
 NATURAL = replace(bundled_mixes.MIXES["natural"], natural=1.0, plain_rows=0.0, absent=0.0, ahead=0.0)
 
 
 def test_every_relation_can_be_told_and_asked() -> None:
-    relations, pools = natural.read_relations()
+    pools = natural.read_pools()
+    relations = [relation for path in FILES for relation in natural.read_file(path)]
     assert len(relations) > 1000
     for relation in relations:
         assert not natural.faults(relation, pools), relation.where
+    assert len(natural.read_relations()[0]) == len(relations)
 
 
 def test_no_held_out_word_fills_a_slot_and_no_held_out_attribute_is_told() -> None:
@@ -98,6 +101,35 @@ def test_a_file_says_where_it_is_wrong(tmp_path: Path) -> None:
         natural.read_file(path)
 
 
+def test_a_relation_at_fault_is_named_and_none_is_left_out_unsaid(tmp_path: Path) -> None:
+    (tmp_path / natural.POOLS).write_text("L colour: red | blue | green\n", encoding="utf-8")
+    (tmp_path / "forms.txt").write_text("S {colour} in {town}.\nQ colour: What is there?\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"forms\.txt, line 1: no list of 'town'"):
+        natural.read_relations(tmp_path)
+    (tmp_path / "forms.txt").write_text("L colour: a | b | c\nS {colour}.\nQ colour: What?\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="'colour' is a type of all relations"):
+        natural.read_relations(tmp_path)
+    (tmp_path / "forms.txt").write_text("L thing: a | b\nS {thing}.\nQ thing: What?\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="list of 'thing' has 2 values, expected 5 or more"):
+        natural.read_relations(tmp_path)
+
+
+def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["bundled_natural.py", "--check", "nowhere.txt"])
+    with pytest.raises(SystemExit):
+        natural.main()
+    assert "no file nowhere.txt" in capsys.readouterr().err
+
+
+def test_what_is_asked_for_and_absent_stands_nowhere(sequences: bundled_sequences.Sequences) -> None:
+    absent = replace(NATURAL, absent=1.0, alone=0.0, facts=(1,))
+    made = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, absent)
+    for seed in range(40):
+        ids, _ = made._natural(random.Random(seed), 512)
+        context = made.tokenizer.decode(ids).split("\nQuestion: ")[0]
+        assert not any(_is_told(text, context) for relation in made.relations for text in relation.statements)
+
+
 def test_rows_ask_for_what_their_context_tells(sequences: bundled_sequences.Sequences) -> None:
     made = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, NATURAL)
     asked = 0
@@ -128,7 +160,6 @@ def test_a_question_is_not_meant_for_two(sequences: bundled_sequences.Sequences)
 
 
 def test_statements_of_the_kind_stand_beside_other_facts(sequences: bundled_sequences.Sequences) -> None:
-    """Nothing else of such a document is another than without them."""
     with_them = replace(bundled_mixes.MIXES["absent"], beside=1.0)
     made = bundled_sequences.Sequences(sequences.tokens, sequences.tokenizer, sequences.words, with_them)
     for seed in range(20):
